@@ -1,0 +1,1 @@
+//! The file broker: protocol, server process, client.

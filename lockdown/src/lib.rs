@@ -1,0 +1,1 @@
+//! The host-facing side: namespaces, mounts, seccomp, capabilities, limits.

@@ -1,0 +1,239 @@
+//! Runs guest code until it needs the kernel.
+//!
+//! A [`Platform`] makes address spaces; an [`AddressSpace`] is one host process (a *stub*) whose
+//! mappings the Sentry dictates; a [`GuestThread`] is one host thread in it. The Sentry has one
+//! host thread per guest thread, which calls [`GuestThread::run`], handles the [`Trap`], and calls
+//! it again.
+//!
+//! All guest memory that is not a mapping of a host file lives in the [`MemoryFile`].
+//! Everything that touches guest-writable memory goes through [`usercopy`].
+//!
+//! Lock order: address-space queue -> memory-file allocator.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+pub mod memory_file;
+pub mod usercopy;
+
+pub use memory_file::{Frames, MemoryFile};
+
+/// Size of a page of guest memory, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// The general-purpose registers of a guest thread, laid out as `struct user_regs_struct`
+/// (`arch/x86/include/asm/user_64.h`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are the hardware's.
+pub struct Registers {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// The system call's number while one is being handled, -1 otherwise.
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
+
+/// What a guest may do with a range of its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Prot {
+    pub read: bool,
+    pub write: bool,
+    pub exec: bool,
+}
+
+impl Prot {
+    /// No access.
+    pub const NONE: Prot = Prot { read: false, write: false, exec: false };
+    /// Read only.
+    pub const READ: Prot = Prot { read: true, write: false, exec: false };
+    /// Read and write.
+    pub const READ_WRITE: Prot = Prot { read: true, write: true, exec: false };
+}
+
+/// Where the bytes of a mapping come from.
+#[derive(Clone)]
+pub enum Source {
+    /// A range of the memory file, starting at this offset. Mapped `MAP_SHARED`.
+    Memory {
+        /// Offset in the memory file, in bytes, page-aligned.
+        offset: u64,
+    },
+    /// A host file that the gofer donated.
+    Host {
+        /// The file; kept open for as long as the mapping is queued or present.
+        file: Arc<OwnedFd>,
+        /// Offset in the file, in bytes, page-aligned.
+        offset: u64,
+        /// `MAP_SHARED` if set (writes reach the file), else `MAP_PRIVATE`, never written.
+        shared: bool,
+    },
+}
+
+/// Why [`GuestThread::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// The guest executed `syscall`. `orig_rax` holds the number, `rip` points behind the
+    /// instruction, `rax` is undefined: the Sentry must set it.
+    Syscall,
+    /// An access to memory that the stub's page tables do not allow (SIGSEGV or SIGBUS on the host
+    /// with a valid address). `rip` points at the instruction.
+    Fault(Fault),
+    /// Any other exception: the signal Linux would raise for it.
+    Exception(Exception),
+    /// Somebody called [`Kicker::kick`].
+    Kicked,
+}
+
+/// A page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The address that was accessed.
+    pub addr: u64,
+    /// What was tried. Exactly one of write/exec/read is set.
+    pub access: Prot,
+    /// Whether the host said SIGBUS (a host file shrank under its mapping).
+    pub bus: bool,
+}
+
+/// An exception other than a page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// SIGSEGV (general protection), SIGBUS, SIGILL, SIGFPE or SIGTRAP.
+    pub signo: i32,
+    /// `si_code`.
+    pub code: i32,
+    /// `si_addr`.
+    pub addr: u64,
+    /// The hardware's vector, as `sigcontext.trapno` shows it.
+    pub trapno: u64,
+    /// The hardware's error code, as `sigcontext.err` shows it.
+    pub err: u64,
+}
+
+/// Why a guest thread cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stub process is gone (killed by the host: OOM, an operator, a broken invariant).
+    #[error("the stub process is gone")]
+    StubGone,
+    /// A host call failed.
+    #[error("{what}: {source}")]
+    Host {
+        /// Which call, for the operator.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// A way to run guest code.
+pub trait Platform: Send + Sync {
+    /// `"ptrace"`, `"notify"`, `"mock"`.
+    fn name(&self) -> &'static str;
+    /// A blank address space, with nothing in it but the stub's own pages and the vDSO.
+    fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error>;
+    /// Lowest and one past the highest address that a guest may map. The stub's own pages lie
+    /// outside.
+    fn user_range(&self) -> (u64, u64);
+    /// The layout of the extended processor state that [`GuestThread::xstate`] returns:
+    /// the size in bytes of the XSAVE image, and XCR0.
+    fn xstate_layout(&self) -> (usize, u64);
+    /// The vDSO that every address space carries, if the platform provides one.
+    fn vdso(&self) -> Option<VdsoImage>;
+}
+
+/// The host's vDSO as the stubs have it. Every fresh address space has it (with the vvar pages
+/// before it) at `base`; [`AddressSpace::move_vdso`] puts it elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct VdsoImage {
+    /// Address of the first vvar page in a fresh address space.
+    pub vvar_base: u64,
+    /// Bytes of vvar pages; the code follows directly.
+    pub vvar_len: u64,
+    /// Bytes of code pages.
+    pub code_len: u64,
+    /// Where the Sentry itself can read the same code pages (its own vDSO).
+    pub sentry_code: *const u8,
+}
+// SAFETY: `sentry_code` points at the Sentry's own vDSO, mapped read-only for the life of the
+// process.
+unsafe impl Send for VdsoImage {}
+// SAFETY: as above.
+unsafe impl Sync for VdsoImage {}
+
+/// One guest address space.
+///
+/// `map`, `unmap` and `protect` are *queued*, in order: they take effect before any thread of this
+/// space executes another guest instruction after its own trap. [`AddressSpace::sync`] waits until
+/// they hold for every thread. They may be called from any Sentry thread. Ranges are page-aligned,
+/// non-empty, and inside [`Platform::user_range`]; the caller has checked that.
+pub trait AddressSpace: Send + Sync {
+    /// Maps `len` bytes at `addr`, replacing what is there. `populate` asks for page tables to be
+    /// filled for pages that are present in the source already.
+    fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool);
+    /// Unmaps a range. `keep` is dropped once no thread can reach the range any more: hand the
+    /// [`Frames`] that backed it over here, so that they are not reused too early.
+    fn unmap(&self, addr: u64, len: u64, keep: Option<Box<dyn Any + Send>>);
+    /// Changes the access of mapped pages in a range. Holes are skipped.
+    fn protect(&self, addr: u64, len: u64, prot: Prot);
+    /// Moves vvar and vDSO of a fresh address space so that vvar starts at `vvar_base`.
+    fn move_vdso(&self, vvar_base: u64);
+    /// Removes the vDSO (the guest unmapped it).
+    fn unmap_vdso(&self);
+    /// Drops `keep` once everything queued so far holds for every thread.
+    fn defer(&self, keep: Box<dyn Any + Send>);
+    /// Returns when no thread of this space can execute a guest instruction under mappings older
+    /// than what was queued before the call. Kicks running threads if it has to. May block for as
+    /// long as that takes; never for a guest's pleasure.
+    fn sync(&self);
+    /// A new, stopped guest thread, to be run by the calling host thread only.
+    fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error>;
+}
+
+/// One guest thread. Bound to the host thread that created it; dropping it ends the stub thread.
+pub trait GuestThread {
+    /// Runs guest code with `regs` until it traps; `regs` then holds the guest's registers.
+    /// Applies queued commands of the address space first. A `kick` that came while the thread was
+    /// not running makes the next `run` return [`Trap::Kicked`] at once.
+    fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error>;
+    /// A handle that other threads use to get this one back into the Sentry.
+    fn kicker(&self) -> Arc<dyn Kicker>;
+    /// Reads the extended state (x87, SSE, AVX, ...) as an XSAVE image in standard format.
+    fn xstate(&mut self) -> Result<Vec<u8>, Error>;
+    /// Replaces the extended state. The host validates it: a malformed image gives an error and
+    /// leaves the state as it was.
+    fn set_xstate(&mut self, image: &[u8]) -> Result<(), Error>;
+}
+
+/// Gets a running guest thread back into the Sentry. Never blocks.
+pub trait Kicker: Send + Sync {
+    /// Makes the current or next `run` of the thread return [`Trap::Kicked`].
+    fn kick(&self);
+}

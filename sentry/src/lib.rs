@@ -1,0 +1,1 @@
+//! The kernel: tasks, memory, files, signals, system calls.

@@ -1,0 +1,1 @@
+//! rsentry as a library.

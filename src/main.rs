@@ -1,0 +1,3 @@
+//! The `rsentry` command.
+
+fn main() {}
