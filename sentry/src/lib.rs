@@ -1,1 +1,3 @@
 //! The kernel: tasks, memory, files, signals, system calls.
+
+pub mod boot;

@@ -1,0 +1,205 @@
+//! The channel between launcher and Sentry: one JSON object per packet of a
+//! `SOCK_SEQPACKET` Unix socket pair.
+//!
+//! The launcher is the trusted side: it treats what comes from the Sentry as hostile (bounded
+//! size, unknown messages end the sandbox). End of file on either side means that the other one
+//! died, and ends the sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::spec::WindowSize;
+
+/// Longest packet, in bytes.
+pub const MAX_PACKET: usize = 16 * 1024;
+
+/// From the launcher to the Sentry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSentry {
+    /// Somebody sent the launcher this signal: send it to the first program, as if from outside of
+    /// the sandbox's pid namespace.
+    Signal(i32),
+    /// The caller's terminal changed its size.
+    WindowSize(WindowSize),
+    /// The launcher is about to stop (SIGTSTP): stop all tasks, as SIGSTOP would, leave the
+    /// caller's terminal alone, and answer [`FromSentry::Suspended`].
+    Suspend,
+    /// Undo [`ToSentry::Suspend`].
+    Resume {
+        /// Whether the caller's terminal may be read from.
+        foreground: bool,
+    },
+}
+
+/// From the Sentry to the launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromSentry {
+    /// The first program is loaded and about to run.
+    Started,
+    /// The sandbox could not start; the last message.
+    Failed(BootFailure),
+    /// Answer to [`ToSentry::Suspend`].
+    Suspended,
+    /// The first program stopped of itself (Ctrl-Z at the guest's terminal): the launcher should
+    /// stop likewise, so that the caller's shell gets control.
+    Stopped,
+    /// The first program is gone, and with it the sandbox; the last message.
+    Exited(ExitStatus),
+}
+
+/// Why a sandbox did not start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct BootFailure {
+    /// What `rsentry run` exits with: 125 for a failure of rsentry, 126 for a program that cannot
+    /// be executed, 127 for one that is not there.
+    pub code: u8,
+    /// One line for the user, without a prefix.
+    pub message: String,
+}
+
+/// How the first program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// `exit_group` or the end of the last thread, with this code.
+    Code(u8),
+    /// Killed by this signal.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// What a shell shows in `$?`.
+    pub fn shell_code(self) -> u8 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signo) => signo.wrapping_add(128),
+        }
+    }
+}
+
+/// Sends one message. Blocks while the peer's queue is full.
+///
+/// # Errors
+/// The host's: `EPIPE` when the peer is gone.
+pub fn send<T: Serialize>(socket: impl AsFd, message: &T) -> io::Result<()> {
+    let packet = serde_json::to_vec(message).map_err(io::Error::other)?;
+    if packet.len() > MAX_PACKET {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let fd = socket.as_fd().as_raw_fd();
+    loop {
+        // SAFETY: `packet` is valid for reads of its length.
+        let sent =
+            unsafe { libc::send(fd, packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL) };
+        match check(sent) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Receives one message, or `None` at the end of file. Blocks.
+///
+/// # Errors
+/// `InvalidData` for a packet that is too long or not a `T`; else the host's.
+pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<T>> {
+    let Some(packet) = receive_packet(socket.as_fd())? else { return Ok(None) };
+    serde_json::from_slice(&packet)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0u8; MAX_PACKET];
+    loop {
+        // SAFETY: `buffer` is valid for writes of its length. MSG_TRUNC makes the call return the
+        // packet's true length, which tells a cut one.
+        let length = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_TRUNC,
+            )
+        };
+        match check(length) {
+            Ok(0) => return Ok(None),
+            Ok(length) if length > buffer.len() => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "control packet too long"));
+            }
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(Some(buffer));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{FromRawFd, OwnedFd};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let mut fds = [0; 2];
+        // SAFETY: `fds` has room for two descriptors.
+        let result = unsafe {
+            libc::socketpair(
+                libc::AF_UNIX,
+                libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+                0,
+                fds.as_mut_ptr(),
+            )
+        };
+        assert_eq!(result, 0);
+        // SAFETY: fresh descriptors that nobody else owns.
+        unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) }
+    }
+
+    #[test]
+    fn messages_keep_their_borders_and_end_with_eof() {
+        let (left, right) = pair();
+        let size = WindowSize { rows: 24, cols: 80, xpixel: 0, ypixel: 0 };
+        send(&left, &ToSentry::Signal(15)).unwrap();
+        send(&left, &ToSentry::WindowSize(size)).unwrap();
+        drop(left);
+        assert_eq!(receive::<ToSentry>(&right).unwrap(), Some(ToSentry::Signal(15)));
+        assert_eq!(receive::<ToSentry>(&right).unwrap(), Some(ToSentry::WindowSize(size)));
+        assert_eq!(receive::<ToSentry>(&right).unwrap(), None);
+    }
+
+    #[test]
+    fn garbage_and_oversized_packets_are_errors() {
+        let (left, right) = pair();
+        for bytes in [vec![b'{'; 10], vec![b'x'; MAX_PACKET + 1]] {
+            // SAFETY: `bytes` is valid for reads of its length.
+            let sent =
+                unsafe { libc::send(left.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            assert_eq!(sent, bytes.len() as isize);
+            let error = receive::<FromSentry>(&right).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        let long = BootFailure { code: 125, message: "y".repeat(MAX_PACKET) };
+        assert!(send(&left, &FromSentry::Failed(long)).is_err());
+    }
+
+    #[test]
+    fn exit_codes_are_a_shells() {
+        assert_eq!(ExitStatus::Code(7).shell_code(), 7);
+        assert_eq!(ExitStatus::Signal(9).shell_code(), 137);
+    }
+}

@@ -1,0 +1,170 @@
+//! What the launcher asks the Sentry to run: [`BootSpec`], and the fds that go with it,
+//! [`BootFds`].
+//!
+//! Plain data, checked by the launcher before any process is made. Byte strings (`Vec<u8>`) are
+//! what the guest sees: they hold no NUL, but need not be UTF-8. Serializable, so that a launcher
+//! in another process can send it.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+/// One sandbox with one first program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSpec {
+    /// The first program's arguments; never empty. `argv[0]` is looked up as `execvp` does: as it
+    /// is when it holds a slash, else in the `PATH` of [`BootSpec::env`], inside the sandbox.
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment, as `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+    /// The working directory, an absolute guest path. That it is missing is a boot error.
+    pub cwd: Vec<u8>,
+    /// Real, effective, saved and file-system user id. Uid 0 starts with all capabilities, any
+    /// other with none.
+    pub uid: u32,
+    /// Likewise the group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The UTS node name; at most 64 bytes.
+    pub hostname: Vec<u8>,
+    /// Mounts in the order in which they are made. The first one is `/`. A mount point that is
+    /// missing is created, with its parents (mode 0755, root's), in the file system it lies in.
+    pub mounts: Vec<MountSpec>,
+    /// Resource limits that differ from the Sentry's defaults.
+    pub rlimits: Vec<RlimitSpec>,
+    /// How guest code is run.
+    pub platform: PlatformChoice,
+    /// Which calls to print, if any.
+    pub strace: Option<StraceFilter>,
+    /// How log and strace lines look.
+    pub log_format: LogFormat,
+    /// Set if the guest gets a terminal of the Sentry's own.
+    pub terminal: Option<TerminalSpec>,
+    /// Most bytes that the guest's memory, files in memory included, may take.
+    pub memory_limit: u64,
+}
+
+/// A mount of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Absolute, normalized guest path (no `.`, `..`, doubled or trailing slashes).
+    pub dst: Vec<u8>,
+    /// What is mounted there.
+    pub kind: MountKind,
+}
+
+/// The file systems that a sandbox can start with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// An export of the gofer.
+    Gofer {
+        /// Index into the gofer's list of exports.
+        export: u32,
+        /// Put an overlay with an in-memory upper layer on it: writable, never written through.
+        overlay: bool,
+        /// The guest gets EROFS for writes. The gofer refuses them on its own account, too.
+        readonly: bool,
+        /// The export is one file and not a directory.
+        file: bool,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Permission bits of its root directory, e.g. 0o1777.
+        mode: u32,
+    },
+    /// procfs.
+    Proc,
+    /// devtmpfs, with devpts at `pts` and a tmpfs at `shm`.
+    Dev,
+    /// sysfs.
+    Sys,
+}
+
+/// One resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RlimitSpec {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is `RLIM_INFINITY`.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// How guest code is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlatformChoice {
+    /// The best one that works on this host.
+    #[default]
+    Auto,
+    /// PTRACE_SYSEMU.
+    Ptrace,
+}
+
+/// Which system calls `--strace` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StraceFilter {
+    /// All of them.
+    All,
+    /// These, by Linux's names. The launcher does not check the names: the Sentry has the table.
+    Only(Vec<String>),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The guest gets a terminal: a pty of the Sentry's, which is the first program's controlling
+/// terminal. The launcher has put the caller's terminal into raw mode; the Sentry copies bytes
+/// between it ([`BootFds::stdin`], [`BootFds::stdout`]) and the pty's master side.
+/// The guest's fds 0 and 1 are always the pty then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSpec {
+    /// The window size to start with.
+    pub size: WindowSize,
+    /// The guest's fd 2 is the pty, too. Otherwise it is [`BootFds::stderr`] passed through.
+    pub stderr: bool,
+    /// Whether the launcher is the foreground job: the Sentry may read from the caller's terminal.
+    /// While it is not (`rsentry run ... &`), reading would steal the shell's input. Changes come
+    /// as [`super::control::ToSentry::Resume`].
+    pub foreground: bool,
+}
+
+/// `struct winsize`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub cols: u16,
+    pub xpixel: u16,
+    pub ypixel: u16,
+}
+
+/// The host fds that the Sentry is born with; it opens no others after it sealed itself.
+#[derive(Debug)]
+pub struct BootFds {
+    /// The caller's standard input. Perhaps shared with other processes of the caller: its file
+    /// status flags (`O_NONBLOCK`) must stay as they are.
+    pub stdin: OwnedFd,
+    /// The caller's standard output; see [`BootFds::stdin`].
+    pub stdout: OwnedFd,
+    /// The caller's standard error; see [`BootFds::stdin`].
+    pub stderr: OwnedFd,
+    /// Channel to the launcher, see [`super::control`].
+    pub control: OwnedFd,
+    /// Connected to the gofer, which serves the exports that [`MountKind::Gofer`] names.
+    pub gofer: OwnedFd,
+    /// Where strace and log lines go: the `--log` file or a copy of the caller's stderr. Written
+    /// to with `O_APPEND` or as whole lines, one `write` each.
+    pub log: OwnedFd,
+}
