@@ -1,0 +1,133 @@
+//! The description of what one process may do, and its application from inside.
+
+use std::os::fd::BorrowedFd;
+
+use crate::capabilities::Capabilities;
+use crate::error::Error;
+use crate::identity::Identity;
+use crate::namespaces::Namespaces;
+use crate::rlimits::Rlimit;
+use crate::seccomp::AllowList;
+use crate::view::Root;
+use crate::{landlock, mounts, process};
+
+/// Everything that one process of a sandbox may do on the host.
+#[derive(Clone, Debug)]
+pub struct Jail {
+    /// For error messages: `"sentry"`, `"gofer"`.
+    pub name: &'static str,
+    /// Namespaces of its own.
+    pub namespaces: Namespaces,
+    /// Id maps, user, groups.
+    pub identity: Identity,
+    /// Its root directory.
+    pub root: Root,
+    /// Its resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// What stays in its permitted and effective sets; the other three sets are empty.
+    pub capabilities: Capabilities,
+    /// What Landlock lets it do with files. Network, signals and abstract sockets are cut off in
+    /// any case, where the host's Landlock can.
+    pub files: FileAccess,
+    /// The host calls that it may make once it is sealed.
+    pub calls: AllowList,
+}
+
+/// Access to files that are opened from now on. Descriptors held already are not affected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileAccess {
+    /// None.
+    None,
+    /// Open and read.
+    Read,
+    /// All but device nodes.
+    Write,
+}
+
+impl Jail {
+    /// Applies all layers but seccomp, in DESIGN section 7's order. The caller is a fresh process
+    /// in its namespaces, with its id maps written and foreign descriptors closed.
+    pub(crate) fn enter(&self, launcher: BorrowedFd<'_>) -> Result<(), Error> {
+        process::detach()?;
+        self.identity.assume()?;
+        match &self.root {
+            Root::Empty => mounts::enter_empty_root()?,
+            Root::Files(view) => view.enter()?,
+        }
+        for limit in &self.rlimits {
+            limit.apply()?;
+        }
+        self.capabilities.keep_only()?;
+        process::no_new_privileges()?;
+        landlock::restrict(self.files)?;
+        // Changing ids made the process undumpable; the Sentry's stubs, its children, must not
+        // inherit that, or it could not trace them. `Sealer::seal` undoes this.
+        process::dumpable(true)?;
+        // Changing credentials also cleared the death signal, so this comes last.
+        process::die_with_launcher(launcher)
+    }
+}
+
+/// Installs the last layer of a jail. Handed to the process in it by [`crate::spawn`].
+#[derive(Debug)]
+pub struct Sealer {
+    pub(crate) calls: AllowList,
+}
+
+impl Sealer {
+    /// Makes the process undumpable and installs its seccomp allow-list. What was forked before
+    /// has neither; what is made later inherits both. The process must be single-threaded.
+    ///
+    /// # Errors
+    /// Names the layer that could not be had; the process must end then.
+    pub fn seal(self) -> Result<(), Error> {
+        process::dumpable(false)?;
+        self.calls.install(violation::action())
+    }
+}
+
+/// What happens on a call that is not on the list: the process is killed.
+#[cfg(not(debug_assertions))]
+mod violation {
+    pub(super) fn action() -> seccompiler::SeccompAction {
+        seccompiler::SeccompAction::KillProcess
+    }
+}
+
+/// In debug builds the process says which call it was before it ends, so that lists can be
+/// completed without an audit daemon.
+#[cfg(debug_assertions)]
+mod violation {
+    use crate::sys;
+
+    pub(super) fn action() -> seccompiler::SeccompAction {
+        // SAFETY: `report` is an `extern "C"` handler with the SA_SIGINFO signature, and the
+        // struct is fully initialized.
+        let result = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = report as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut())
+        };
+        if result == 0 {
+            seccompiler::SeccompAction::Trap
+        } else {
+            seccompiler::SeccompAction::KillProcess
+        }
+    }
+
+    extern "C" fn report(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // `si_syscall` lies behind si_signo, si_errno, si_code, padding and si_call_addr.
+        // SAFETY: the kernel filled in `info` for a SIGSYS: 128 readable bytes.
+        let call = unsafe { info.cast::<i32>().add(6).read() };
+        let mut line = *b"rsentry: seccomp: host call ... is not on the allow-list\n";
+        let mut rest = call;
+        for at in (27..30).rev() {
+            line[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        // SAFETY: `line` is valid for reads of its length; write is async-signal-safe.
+        unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+        sys::exit_now(125);
+    }
+}

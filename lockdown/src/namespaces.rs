@@ -1,0 +1,42 @@
+//! Namespaces.
+
+use std::ops::BitOr;
+
+/// A set of namespaces to make new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces(u64);
+
+impl Namespaces {
+    /// user_namespaces(7).
+    pub const USER: Namespaces = Namespaces(libc::CLONE_NEWUSER as u64);
+    /// pid_namespaces(7). The process is pid 1 of it: when it dies, all in it die.
+    pub const PID: Namespaces = Namespaces(libc::CLONE_NEWPID as u64);
+    /// mount_namespaces(7).
+    pub const MOUNT: Namespaces = Namespaces(libc::CLONE_NEWNS as u64);
+    /// network_namespaces(7), with nothing but a loopback interface that is down.
+    pub const NET: Namespaces = Namespaces(libc::CLONE_NEWNET as u64);
+    /// ipc_namespaces(7).
+    pub const IPC: Namespaces = Namespaces(libc::CLONE_NEWIPC as u64);
+    /// uts_namespaces(7).
+    pub const UTS: Namespaces = Namespaces(libc::CLONE_NEWUTS as u64);
+    /// cgroup_namespaces(7).
+    pub const CGROUP: Namespaces = Namespaces(libc::CLONE_NEWCGROUP as u64);
+
+    /// All of the above.
+    pub fn all() -> Namespaces {
+        Self::USER | Self::PID | Self::MOUNT | Self::NET | Self::IPC | Self::UTS | Self::CGROUP
+    }
+
+    /// The flags as clone3(2) takes them.
+    pub(crate) fn flags(self) -> u64 {
+        self.0
+    }
+}
+
+impl BitOr for Namespaces {
+    type Output = Namespaces;
+
+    fn bitor(self, other: Namespaces) -> Namespaces {
+        Namespaces(self.0 | other.0)
+    }
+}

@@ -1,0 +1,190 @@
+//! The allow-list of host calls. Whatever is not on it kills the process, 32-bit and x32 entry
+//! included: neither matches the filter's architecture and numbers.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use crate::error::{Error, Layer};
+
+/// What an argument must be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// Exactly this, all 64 bits.
+    Is(u64),
+    /// Exactly this in the low 32 bits: for `int` arguments, whose upper half the kernel ignores.
+    IsInt(u32),
+    /// No bits but these.
+    Within(u64),
+    /// At least these bits.
+    HasBits(u64),
+}
+
+/// A test of one argument, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition(pub u8, pub Argument);
+
+/// Host calls, each allowed with any arguments or under one of several sets of conditions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowList {
+    /// An empty list of alternatives means any arguments.
+    calls: BTreeMap<i64, Vec<Vec<Condition>>>,
+}
+
+impl AllowList {
+    /// These calls, with any arguments.
+    #[must_use]
+    pub fn of(calls: &[i64]) -> AllowList {
+        AllowList { calls: calls.iter().map(|&call| (call, Vec::new())).collect() }
+    }
+
+    /// Adds calls with any arguments.
+    #[must_use]
+    pub fn and(mut self, calls: &[i64]) -> AllowList {
+        self.calls.extend(calls.iter().map(|&call| (call, Vec::new())));
+        self
+    }
+
+    /// Narrows `call` to arguments that meet all of `conditions`, or adds that as an alternative
+    /// if it has been narrowed before. Allows the call if it was not on the list.
+    #[must_use]
+    pub fn only_if(mut self, call: i64, conditions: &[Condition]) -> AllowList {
+        self.calls.entry(call).or_default().push(conditions.to_vec());
+        self
+    }
+
+    /// How many different calls are on the list.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether nothing is allowed.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// The filter program.
+    fn compile(&self, otherwise: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
+        let mut rules = BTreeMap::new();
+        for (&call, alternatives) in &self.calls {
+            let alternatives = alternatives
+                .iter()
+                .map(|conditions| {
+                    let conditions: Result<Vec<_>, _> =
+                        conditions.iter().map(|condition| condition.compile()).collect();
+                    SeccompRule::new(conditions?)
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            rules.insert(call, alternatives);
+        }
+        let filter =
+            SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
+        filter.try_into()
+    }
+
+    /// Installs the list on the calling thread, and with it on all threads and processes that it
+    /// makes. The process must be single-threaded and have `no_new_privs`.
+    pub(crate) fn install(&self, otherwise: SeccompAction) -> Result<(), Error> {
+        let failed = |what: &str, error: io::Error| Error::new(Layer::Seccomp, what, error);
+        let program = self
+            .compile(otherwise)
+            .map_err(|error| failed("compiling the allow-list", io::Error::other(error)))?;
+        seccompiler::apply_filter(&program)
+            .map_err(|error| failed("installing the allow-list", io::Error::other(error)))
+    }
+}
+
+impl Condition {
+    fn compile(self) -> Result<SeccompCondition, seccompiler::BackendError> {
+        let Condition(index, argument) = self;
+        let (length, operator, value) = match argument {
+            Argument::Is(value) => (SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value),
+            Argument::IsInt(value) => (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into()),
+            Argument::Within(mask) => (SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(!mask), 0),
+            Argument::HasBits(mask) => {
+                (SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), mask)
+            }
+        };
+        SeccompCondition::new(index, length, operator, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bits of classic BPF that seccompiler emits, run on one call.
+    fn verdict(list: &AllowList, arch: u32, call: i64, arguments: [u64; 6]) -> u32 {
+        let program = list.compile(SeccompAction::KillProcess).unwrap();
+        let mut data = Vec::new();
+        data.extend((call as u32).to_le_bytes());
+        data.extend(arch.to_le_bytes());
+        data.extend(0u64.to_le_bytes());
+        for argument in arguments {
+            data.extend(argument.to_le_bytes());
+        }
+        let load = |offset: u32| {
+            let at = offset as usize;
+            u32::from_le_bytes(data[at..at + 4].try_into().unwrap())
+        };
+        let (mut at, mut accumulator) = (0usize, 0u32);
+        loop {
+            let step = &program[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+            match step.code {
+                0x20 => accumulator = load(step.k),
+                0x54 => accumulator &= step.k,
+                0x05 => at += step.k as usize,
+                0x15 => at += jump(accumulator == step.k),
+                0x25 => at += jump(accumulator > step.k),
+                0x35 => at += jump(accumulator >= step.k),
+                0x06 => return step.k,
+                code => panic!("unexpected instruction {code:#x}"),
+            }
+        }
+    }
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const ALLOW: u32 = 0x7fff_0000;
+    const KILL_PROCESS: u32 = 0x8000_0000;
+
+    #[test]
+    fn everything_off_the_list_kills_including_other_architectures() {
+        let list = AllowList::of(&[libc::SYS_read, libc::SYS_write]);
+        for call in 0..600 {
+            let expected = if call <= 1 { ALLOW } else { KILL_PROCESS };
+            assert_eq!(verdict(&list, X86_64, call, [0; 6]), expected, "call {call}");
+            assert_eq!(verdict(&list, I386, call, [0; 6]), KILL_PROCESS, "32-bit call {call}");
+            let x32 = call | 0x4000_0000;
+            assert_eq!(verdict(&list, X86_64, x32, [0; 6]), KILL_PROCESS, "x32 call {call}");
+        }
+    }
+
+    #[test]
+    fn conditions_look_at_the_bits_they_should() {
+        let list = AllowList::default()
+            .only_if(1, &[Condition(0, Argument::Within(0b11))])
+            .only_if(1, &[Condition(0, Argument::Is(1 << 40)), Condition(5, Argument::Is(9))])
+            .only_if(2, &[Condition(1, Argument::IsInt(7))])
+            .only_if(3, &[Condition(2, Argument::HasBits(0x1_0000_0001))]);
+        for (call, arguments, expected) in [
+            (1, [3, 0, 0, 0, 0, 0], ALLOW),
+            (1, [4, 0, 0, 0, 0, 0], KILL_PROCESS),
+            (1, [1 << 33, 0, 0, 0, 0, 0], KILL_PROCESS),
+            (1, [1 << 40, 0, 0, 0, 0, 9], ALLOW),
+            (1, [1 << 40, 0, 0, 0, 0, 8], KILL_PROCESS),
+            (2, [0, 7 | 5 << 32, 0, 0, 0, 0], ALLOW),
+            (2, [0, 8, 0, 0, 0, 0], KILL_PROCESS),
+            (3, [0, 0, 0x1_0000_0003, 0, 0, 0], ALLOW),
+            (3, [0, 0, 0x0_0000_0003, 0, 0, 0], KILL_PROCESS),
+        ] {
+            assert_eq!(verdict(&list, X86_64, call, arguments), expected, "{call} {arguments:x?}");
+        }
+    }
+}
