@@ -1,0 +1,144 @@
+//! The table of file descriptors (`struct files_struct`), shared by `CLONE_FILES`.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use parking_lot::RwLock;
+
+use crate::vfs::FileDescription;
+
+/// A descriptor table.
+#[derive(Default)]
+pub struct FdTable {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default, Clone)]
+struct Inner {
+    slots: Vec<Option<Slot>>,
+    /// No slot below this is free.
+    first_free: usize,
+}
+
+#[derive(Clone)]
+struct Slot {
+    file: Arc<FileDescription>,
+    cloexec: bool,
+}
+
+impl FdTable {
+    /// An empty table.
+    pub fn new() -> Arc<FdTable> {
+        Arc::new(FdTable::default())
+    }
+
+    /// A copy, as fork makes it.
+    pub fn fork(&self) -> Arc<FdTable> {
+        Arc::new(FdTable { inner: RwLock::new(self.inner.read().clone()) })
+    }
+
+    /// The file behind `fd`, `EBADF` without one.
+    pub fn get(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        self.slot(fd).map(|s| s.file)
+    }
+
+    /// The file and its close-on-exec flag.
+    pub fn get_with_flag(&self, fd: i32) -> Result<(Arc<FileDescription>, bool), Errno> {
+        self.slot(fd).map(|s| (s.file, s.cloexec))
+    }
+
+    fn slot(&self, fd: i32) -> Result<Slot, Errno> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.inner.read().slots.get(index).cloned().flatten().ok_or(Errno::EBADF)
+    }
+
+    /// Puts `file` at the lowest free descriptor that is at least `min`. `EMFILE` if that is not
+    /// below `limit` (RLIMIT_NOFILE).
+    pub fn install(
+        &self,
+        file: Arc<FileDescription>,
+        cloexec: bool,
+        min: i32,
+        limit: u64,
+    ) -> Result<i32, Errno> {
+        let mut inner = self.inner.write();
+        let start = usize::try_from(min).map_err(|_| Errno::EINVAL)?;
+        let from = start.max(inner.first_free);
+        let index = (from..inner.slots.len())
+            .find(|&i| inner.slots[i].is_none())
+            .unwrap_or_else(|| from.max(inner.slots.len()));
+        if index as u64 >= limit || index > i32::MAX as usize {
+            return Err(Errno::EMFILE);
+        }
+        if index >= inner.slots.len() {
+            inner.slots.resize_with(index + 1, || None);
+        }
+        inner.slots[index] = Some(Slot { file, cloexec });
+        if from == inner.first_free {
+            inner.first_free = index + 1;
+        }
+        Ok(index as i32)
+    }
+
+    /// Puts `file` at `fd`, and returns what was there (dup2). `EBADF` if `fd` is not below `limit`.
+    pub fn replace(
+        &self,
+        fd: i32,
+        file: Arc<FileDescription>,
+        cloexec: bool,
+        limit: u64,
+    ) -> Result<Option<Arc<FileDescription>>, Errno> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        if index as u64 >= limit {
+            return Err(Errno::EBADF);
+        }
+        let mut inner = self.inner.write();
+        if index >= inner.slots.len() {
+            inner.slots.resize_with(index + 1, || None);
+        }
+        let old = inner.slots[index].replace(Slot { file, cloexec });
+        Ok(old.map(|s| s.file))
+    }
+
+    /// Takes the file out, for close(2).
+    pub fn remove(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let mut inner = self.inner.write();
+        let slot = inner.slots.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
+        inner.first_free = inner.first_free.min(index);
+        Ok(slot.file)
+    }
+
+    /// Sets the close-on-exec flag.
+    pub fn set_cloexec(&self, fd: i32, cloexec: bool) -> Result<(), Errno> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let mut inner = self.inner.write();
+        let slot = inner.slots.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?;
+        slot.cloexec = cloexec;
+        Ok(())
+    }
+
+    /// Takes out what `which` says (fd, close-on-exec flag): execve, close_range, exit.
+    pub fn remove_if(&self, which: impl Fn(i32, bool) -> bool) -> Vec<Arc<FileDescription>> {
+        let mut inner = self.inner.write();
+        let mut gone = Vec::new();
+        for index in 0..inner.slots.len() {
+            if inner.slots[index].as_ref().is_some_and(|s| which(index as i32, s.cloexec)) {
+                gone.extend(inner.slots[index].take().map(|s| s.file));
+                inner.first_free = inner.first_free.min(index);
+            }
+        }
+        gone
+    }
+
+    /// All descriptors in use, in order.
+    pub fn fds(&self) -> Vec<i32> {
+        let inner = self.inner.read();
+        (0..inner.slots.len()).filter(|&i| inner.slots[i].is_some()).map(|i| i as i32).collect()
+    }
+
+    /// The size of the table as /proc/PID/status shows it (`FDSize`).
+    pub fn capacity(&self) -> usize {
+        self.inner.read().slots.len().next_power_of_two().max(64)
+    }
+}

@@ -1,0 +1,91 @@
+//! The kernel proper: tasks, thread groups, credentials, signals, time, waiting.
+//!
+//! * [`Task`] is what other tasks may see of a thread, always behind an [`Arc`]; [`Current`] is the
+//!   part that only its own host thread touches (registers, the guest thread).
+//! * [`ThreadGroup`] is a process. The [`TaskTable`] knows all by number.
+//!
+//! Lock order: task table -> thread group -> task fields -> signal queues -> wait queues.
+//! `mm`, `files` and `fs` of a task are leaves: take, clone the `Arc`, let go.
+
+pub mod cred;
+pub mod current;
+pub mod fd_table;
+pub mod fs_context;
+pub mod task;
+pub mod task_table;
+pub mod thread_group;
+pub mod time;
+pub mod unsupported;
+pub mod wait;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use platform::{MemoryFile, Platform};
+
+pub use cred::{Caps, Credentials};
+pub use current::Current;
+pub use fd_table::FdTable;
+pub use fs_context::FsContext;
+pub use task::Task;
+pub use task_table::TaskTable;
+pub use thread_group::ThreadGroup;
+pub use wait::{Events, Registration, Sleeper, WaitQueue, Wake};
+
+/// The whole kernel; one per sandbox.
+pub struct Kernel {
+    /// Runs guest code.
+    pub platform: Arc<dyn Platform>,
+    /// Holds guest memory.
+    pub memory: Arc<MemoryFile>,
+    /// All tasks by number.
+    pub tasks: TaskTable,
+    /// Calls that were asked for and are not there.
+    pub unsupported: unsupported::Unsupported,
+    /// The names that uname(2) tells.
+    pub uts: Mutex<Uts>,
+    /// Held over renames that move directories, and over changes of dentry places.
+    pub rename_lock: Mutex<()>,
+    /// Told the wait status of the init process when it is gone.
+    init_exit: Mutex<Option<std::sync::mpsc::Sender<u32>>>,
+}
+
+/// Node and domain name.
+#[derive(Clone, Debug)]
+pub struct Uts {
+    /// `nodename`
+    pub nodename: Vec<u8>,
+    /// `domainname`
+    pub domainname: Vec<u8>,
+}
+
+impl Kernel {
+    /// A kernel without tasks. `init_exit` is told how the first process ended.
+    pub fn new(
+        platform: Arc<dyn Platform>,
+        memory: Arc<MemoryFile>,
+        hostname: &str,
+        init_exit: std::sync::mpsc::Sender<u32>,
+    ) -> Arc<Kernel> {
+        Arc::new(Kernel {
+            platform,
+            memory,
+            tasks: TaskTable::default(),
+            unsupported: unsupported::Unsupported::default(),
+            uts: Mutex::new(Uts {
+                nodename: hostname.as_bytes().to_vec(),
+                domainname: b"(none)".to_vec(),
+            }),
+            rename_lock: Mutex::new(()),
+            init_exit: Mutex::new(Some(init_exit)),
+        })
+    }
+
+    /// The init process ended with this wait status.
+    pub(crate) fn init_exited(&self, status: u32) {
+        if let Some(sender) = self.init_exit.lock().take() {
+            // A receiver that is gone means that the sandbox is being torn down already.
+            let _ = sender.send(status);
+        }
+    }
+}

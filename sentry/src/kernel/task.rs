@@ -1,0 +1,198 @@
+//! A task: one guest thread, as other tasks may see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use abi::Errno;
+use parking_lot::{Mutex, RwLock};
+use platform::Kicker;
+
+use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
+use crate::mm::MemoryManager;
+use crate::vfs::FileDescription;
+
+/// One guest thread.
+pub struct Task {
+    /// The kernel it runs on.
+    pub kernel: Arc<Kernel>,
+    /// Its number.
+    pub tid: i32,
+    /// Its process.
+    pub group: Arc<ThreadGroup>,
+    cred: RwLock<Arc<Credentials>>,
+    mm: RwLock<Option<Arc<MemoryManager>>>,
+    files: RwLock<Option<Arc<FdTable>>>,
+    fs: RwLock<Arc<FsContext>>,
+    /// The name (prctl(PR_SET_NAME)), NUL-padded.
+    comm: Mutex<[u8; 16]>,
+    /// How it sleeps.
+    pub sleeper: Arc<Sleeper>,
+    /// Set when something wants its attention before it runs guest code again: a signal, an exit.
+    attention: AtomicBool,
+    /// Whether guest code runs, so that a kick is worth something.
+    in_guest: AtomicBool,
+    kicker: Mutex<Option<Arc<dyn Kicker>>>,
+}
+
+/// What a new task starts with.
+pub struct TaskParts {
+    /// Credentials.
+    pub cred: Arc<Credentials>,
+    /// Memory.
+    pub mm: Arc<MemoryManager>,
+    /// Descriptors.
+    pub files: Arc<FdTable>,
+    /// Root, directory, umask.
+    pub fs: Arc<FsContext>,
+    /// Name.
+    pub comm: [u8; 16],
+}
+
+impl Task {
+    /// A task that is not running yet.
+    pub fn new(
+        kernel: Arc<Kernel>,
+        tid: i32,
+        group: Arc<ThreadGroup>,
+        parts: TaskParts,
+    ) -> Arc<Task> {
+        Arc::new(Task {
+            kernel,
+            tid,
+            group,
+            cred: RwLock::new(parts.cred),
+            mm: RwLock::new(Some(parts.mm)),
+            files: RwLock::new(Some(parts.files)),
+            fs: RwLock::new(parts.fs),
+            comm: Mutex::new(parts.comm),
+            sleeper: Arc::default(),
+            attention: AtomicBool::new(false),
+            in_guest: AtomicBool::new(false),
+            kicker: Mutex::new(None),
+        })
+    }
+
+    /// The credentials now.
+    pub fn cred(&self) -> Arc<Credentials> {
+        self.cred.read().clone()
+    }
+
+    /// Replaces the credentials; only the task itself does.
+    pub fn set_cred(&self, cred: Arc<Credentials>) {
+        *self.cred.write() = cred;
+    }
+
+    /// The memory; `None` once it exited.
+    pub fn mm(&self) -> Option<Arc<MemoryManager>> {
+        self.mm.read().clone()
+    }
+
+    /// Replaces the memory (execve, exit).
+    pub fn set_mm(&self, mm: Option<Arc<MemoryManager>>) {
+        *self.mm.write() = mm;
+    }
+
+    /// The descriptor table; `None` once it exited.
+    pub fn files(&self) -> Option<Arc<FdTable>> {
+        self.files.read().clone()
+    }
+
+    /// Replaces the descriptor table.
+    pub fn set_files(&self, files: Option<Arc<FdTable>>) {
+        *self.files.write() = files;
+    }
+
+    /// Root, directory, umask.
+    pub fn fs(&self) -> Arc<FsContext> {
+        self.fs.read().clone()
+    }
+
+    /// Replaces root, directory, umask (unshare).
+    pub fn set_fs(&self, fs: Arc<FsContext>) {
+        *self.fs.write() = fs;
+    }
+
+    /// The name, NUL-padded.
+    pub fn comm(&self) -> [u8; 16] {
+        *self.comm.lock()
+    }
+
+    /// Renames; cut to 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        let mut comm = [0; 16];
+        let len = name.iter().position(|&b| b == 0).unwrap_or(name.len()).min(15);
+        comm[..len].copy_from_slice(&name[..len]);
+        *self.comm.lock() = comm;
+    }
+
+    /// Binds the kicker of its guest thread.
+    pub fn set_kicker(&self, kicker: Option<Arc<dyn Kicker>>) {
+        *self.kicker.lock() = kicker;
+    }
+
+    /// Gets the task's attention: ends its sleep, or takes it out of guest code. Never blocks.
+    pub fn interrupt(&self) {
+        self.attention.store(true, Ordering::SeqCst);
+        self.sleeper.unpark();
+        if self.in_guest.load(Ordering::SeqCst)
+            && let Some(kicker) = &*self.kicker.lock()
+        {
+            kicker.kick();
+        }
+    }
+
+    /// Whether something wants the task's attention, so that a blocking call must return.
+    pub fn interrupted(&self) -> bool {
+        self.attention.load(Ordering::SeqCst)
+    }
+
+    /// Forgets the call for attention; whoever does this looks at signals and exit next.
+    pub fn clear_interrupt(&self) {
+        self.attention.store(false, Ordering::SeqCst);
+    }
+
+    /// Says that guest code is about to run (`true`) or has trapped.
+    pub(super) fn set_in_guest(&self, running: bool) {
+        self.in_guest.store(running, Ordering::SeqCst);
+    }
+
+    /// Sleeps until somebody unparks the task's sleeper or until `deadline` (nanoseconds of
+    /// `CLOCK_MONOTONIC`). `ERESTARTSYS` if it was interrupted, `ETIMEDOUT` past the deadline.
+    pub fn block(&self, deadline: Option<u64>) -> Result<(), Errno> {
+        if self.interrupted() {
+            return Err(Errno::ERESTARTSYS);
+        }
+        let woken = self.sleeper.park(deadline);
+        if self.interrupted() {
+            return Err(Errno::ERESTARTSYS);
+        }
+        if woken { Ok(()) } else { Err(Errno::ETIMEDOUT) }
+    }
+
+    /// Repeats `op` until it says something else than `EAGAIN`, sleeping on the file's wait queue
+    /// for `events` in between. A non-blocking file's `EAGAIN` is returned, and so is one past
+    /// `deadline`.
+    pub fn block_on<T>(
+        &self,
+        file: &FileDescription,
+        events: Events,
+        deadline: Option<u64>,
+        mut op: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let first = op();
+        if !matches!(first, Err(Errno::EAGAIN)) || file.nonblocking() {
+            return first;
+        }
+        let Some(queue) = file.ops().wait_queue() else { return first };
+        let _registration = queue.register(events, self.sleeper.clone());
+        loop {
+            match op() {
+                Err(Errno::EAGAIN) => match self.block(deadline) {
+                    Err(Errno::ETIMEDOUT) => return Err(Errno::EAGAIN),
+                    other => other?,
+                },
+                result => return result,
+            }
+        }
+    }
+}

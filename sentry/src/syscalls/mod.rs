@@ -1,0 +1,168 @@
+//! System calls: the table, the dispatcher, and one file of handlers per topic.
+//!
+//! A handler decodes its arguments, calls the subsystem, and encodes the result; nothing else. It
+//! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
+
+mod base;
+mod table;
+
+use abi::Errno;
+
+use crate::kernel::Current;
+
+pub use table::TABLE;
+
+/// What a handler returns: the value for `rax`, or an error.
+pub type SysResult = Result<u64, Errno>;
+
+/// A system call's implementation.
+pub type Handler = fn(&mut Current, &Args) -> SysResult;
+
+/// The six argument registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Args(pub [u64; 6]);
+
+impl Args {
+    /// Argument `n` as a 64-bit number or address.
+    pub fn u64(&self, n: usize) -> u64 {
+        self.0[n]
+    }
+    /// Argument `n` as C's `int`.
+    pub fn int(&self, n: usize) -> i32 {
+        self.0[n] as i32
+    }
+    /// Argument `n` as C's `unsigned int`.
+    pub fn uint(&self, n: usize) -> u32 {
+        self.0[n] as u32
+    }
+    /// Argument `n` as C's `long`, `off_t`, `ssize_t`.
+    pub fn long(&self, n: usize) -> i64 {
+        self.0[n] as i64
+    }
+    /// Argument `n` as C's `size_t`.
+    pub fn size(&self, n: usize) -> usize {
+        self.0[n] as usize
+    }
+}
+
+/// How an argument is shown by `--strace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Arg {
+    AtFd,
+    AtFlags,
+    CloneFlags,
+    Clock,
+    Fcntl,
+    Fd,
+    FutexOp,
+    Hex,
+    /// A buffer that the call reads; its length is the next argument.
+    InBuf,
+    Int,
+    MapFlags,
+    Mode,
+    Oct,
+    OpenFlags,
+    /// A buffer that the call fills; its length is the result.
+    OutBuf,
+    Path,
+    Prot,
+    Ptr,
+    SigHow,
+    SigSet,
+    Signal,
+    Size,
+    Str,
+    Timespec,
+    Uint,
+    Whence,
+}
+
+/// How much of a call works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// As on Linux.
+    Full,
+    /// With the gaps that the note names.
+    Partial,
+    /// `ENOSYS`.
+    Missing,
+}
+
+/// One line of the table.
+pub struct Entry {
+    /// The number.
+    pub nr: u32,
+    /// The name, as in syscalls(2).
+    pub name: &'static str,
+    /// Names and kinds of the arguments.
+    pub args: &'static [(&'static str, Arg)],
+    /// The implementation.
+    pub handler: Option<Handler>,
+    /// How much works.
+    pub support: Support,
+    /// What does not.
+    pub note: &'static str,
+}
+
+/// The entry of a call number.
+pub fn entry(nr: u64) -> Option<&'static Entry> {
+    let index = usize::try_from(nr).ok()?;
+    INDEX.get(index).copied().flatten()
+}
+
+/// One more than the highest number in the table.
+const LIMIT: usize = 512;
+
+static INDEX: [Option<&'static Entry>; LIMIT] = {
+    let mut index = [None; LIMIT];
+    let mut i = 0;
+    while i < TABLE.len() {
+        index[TABLE[i].nr as usize] = Some(&TABLE[i]);
+        i += 1;
+    }
+    index
+};
+
+/// Handles the system call that `cur` trapped with, and puts the result into its registers.
+pub fn dispatch(cur: &mut Current) {
+    let nr = cur.regs.orig_rax;
+    let args =
+        Args([cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9]);
+    // A call number is an `int` to Linux: the upper half of rax does not count.
+    let entry = entry(nr & 0xffff_ffff);
+    let result = match entry.and_then(|e| e.handler) {
+        Some(handler) => handler(cur, &args),
+        None => {
+            cur.kernel.unsupported.note(nr);
+            Err(Errno::ENOSYS)
+        }
+    };
+    cur.regs.rax = match result {
+        Ok(value) => value,
+        Err(errno) => errno.as_return() as u64,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_complete() {
+        assert!(TABLE.windows(2).all(|w| w[0].nr < w[1].nr));
+        assert!(TABLE.iter().all(|e| e.args.len() <= 6));
+        assert_eq!(entry(0).map(|e| e.name), Some("read"));
+        assert_eq!(entry(435).map(|e| e.name), Some("clone3"));
+        assert!(entry(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn partial_entries_say_what_is_missing() {
+        for e in TABLE {
+            assert_eq!(e.support == Support::Partial, !e.note.is_empty(), "{}", e.name);
+            assert_eq!(e.support == Support::Missing, e.handler.is_none(), "{}", e.name);
+        }
+    }
+}

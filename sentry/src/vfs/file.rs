@@ -1,0 +1,270 @@
+//! Open files: [`FileOps`] is what a kind of file can do, [`FileDescription`] is one open file.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use abi::Errno;
+use parking_lot::Mutex;
+
+use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
+use crate::kernel::{Credentials, Current, Events, WaitQueue};
+use crate::mm::Mappable;
+
+#[allow(missing_docs)] // The names are Linux's.
+mod bits {
+    use bitflags::bitflags;
+
+    bitflags! {
+        /// The flags of open(2), x86-64 values.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct OpenFlags: u32 {
+            const WRONLY = 1;
+            const RDWR = 2;
+            const CREAT = 0o100;
+            const EXCL = 0o200;
+            const NOCTTY = 0o400;
+            const TRUNC = 0o1000;
+            const APPEND = 0o2000;
+            const NONBLOCK = 0o4000;
+            const DSYNC = 0o10000;
+            const ASYNC = 0o20000;
+            const DIRECT = 0o40000;
+            const LARGEFILE = 0o100000;
+            const DIRECTORY = 0o200000;
+            const NOFOLLOW = 0o400000;
+            const NOATIME = 0o1000000;
+            const CLOEXEC = 0o2000000;
+            const SYNC = 0o4000000 | 0o10000;
+            const PATH = 0o10000000;
+            const TMPFILE = 0o20000000 | 0o200000;
+        }
+    }
+}
+
+pub use bits::OpenFlags;
+
+impl OpenFlags {
+    /// What fcntl(F_SETFL) may change.
+    pub const SETTABLE: OpenFlags = Self::APPEND
+        .union(Self::NONBLOCK)
+        .union(Self::ASYNC)
+        .union(Self::DIRECT)
+        .union(Self::NOATIME);
+
+    /// Whether the access mode lets one read.
+    pub fn readable(self) -> bool {
+        !self.contains(Self::PATH) && self.bits() & 3 != 1
+    }
+
+    /// Whether the access mode lets one write.
+    pub fn writable(self) -> bool {
+        !self.contains(Self::PATH) && matches!(self.bits() & 3, 1 | 2)
+    }
+}
+
+/// One name that getdents64(2) returns.
+pub struct DirEntry<'a> {
+    /// Inode number.
+    pub ino: u64,
+    /// Where to go on behind this entry (`d_off`).
+    pub next: u64,
+    /// Type, if known.
+    pub kind: Option<FileType>,
+    /// Name.
+    pub name: &'a [u8],
+}
+
+/// Takes directory entries; `false` means full, and the entry was not taken.
+pub type DirSink<'a> = dyn FnMut(DirEntry<'_>) -> bool + 'a;
+
+/// What an open file can do. Nothing here blocks on other guests: `EAGAIN` instead.
+///
+/// For files that have no position (pipes, sockets, ttys) `offset` is meaningless and
+/// [`FileOps::seekable`] is false.
+pub trait FileOps: Send + Sync + Any {
+    /// Reads at `offset`; 0 at the end.
+    fn read(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
+        let _ = (dst, offset);
+        Err(Errno::EINVAL)
+    }
+    /// Writes at `offset`.
+    fn write(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
+        let _ = (src, offset);
+        Err(Errno::EINVAL)
+    }
+    /// Writes at the end, atomically against other writers; returns the count and where the end is
+    /// now (`O_APPEND`).
+    fn append(&self, src: &mut IoSrc<'_>) -> Result<(usize, u64), Errno> {
+        self.write(src, 0).map(|n| (n, 0))
+    }
+    /// Whether it has a position (lseek, pread; `ESPIPE` otherwise).
+    fn seekable(&self) -> bool {
+        true
+    }
+    /// lseek(2) for what the general code cannot do: `SEEK_DATA`, `SEEK_HOLE`, directories.
+    /// `None` leaves it to the general code.
+    fn seek(&self, current: u64, offset: i64, whence: i32) -> Option<Result<u64, Errno>> {
+        let _ = (current, offset, whence);
+        None
+    }
+    /// Lists entries from the cookie `pos` on, and advances it.
+    fn read_dir(&self, pos: &mut u64, sink: &mut DirSink<'_>) -> Result<(), Errno> {
+        let _ = (pos, sink);
+        Err(Errno::ENOTDIR)
+    }
+    /// Attributes, when they are not the inode's own (fstat).
+    fn attr(&self) -> Option<Result<Attr, Errno>> {
+        None
+    }
+    /// fstat-like changes through the open file (ftruncate), when they differ from the inode's.
+    fn set_attr(&self, change: &SetAttr) -> Option<Result<(), Errno>> {
+        let _ = change;
+        None
+    }
+    /// What is ready now.
+    fn poll(&self) -> Events {
+        Events::IN | Events::OUT | Events::RDNORM | Events::WRNORM
+    }
+    /// Where changes of [`FileOps::poll`] are announced; `None` for what is always ready (epoll_ctl
+    /// then says `EPERM`).
+    fn wait_queue(&self) -> Option<WaitQueue> {
+        None
+    }
+    /// ioctl(2); the return value of a success goes to the guest.
+    fn ioctl(&self, cur: &mut Current, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        let _ = (cur, cmd, arg);
+        Err(Errno::ENOTTY)
+    }
+    /// What mmap(2) maps.
+    fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        Err(Errno::ENODEV)
+    }
+    /// fsync(2), fdatasync(2).
+    fn fsync(&self, data_only: bool) -> Result<(), Errno> {
+        let _ = data_only;
+        Err(Errno::EINVAL)
+    }
+    /// fallocate(2); `mode` is its flags.
+    fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Result<(), Errno> {
+        let _ = (mode, offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Called at each close(2) of a descriptor for it.
+    fn flush(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+    /// Told when F_SETFL changes status flags.
+    fn flags_changed(&self, flags: OpenFlags) {
+        let _ = flags;
+    }
+    /// For downcasts (sockets, ttys, epoll, ...).
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// One open file: what descriptors refer to.
+pub struct FileDescription {
+    ops: Box<dyn FileOps>,
+    path: Path,
+    flags: AtomicU32,
+    pos: Mutex<u64>,
+    cred: Arc<Credentials>,
+    owner: Mutex<FileOwner>,
+}
+
+/// Who gets SIGIO (F_SETOWN_EX, F_SETSIG).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOwner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: i32,
+    /// The id; 0 for nobody.
+    pub id: i32,
+    /// The signal; 0 means SIGIO.
+    pub signal: i32,
+}
+
+impl FileDescription {
+    /// An open file with position 0. `flags` without `O_CREAT`, `O_EXCL`, `O_TRUNC`, `O_NOCTTY`,
+    /// `O_CLOEXEC`.
+    pub fn new(
+        ops: Box<dyn FileOps>,
+        path: Path,
+        flags: OpenFlags,
+        cred: Arc<Credentials>,
+    ) -> Arc<Self> {
+        let gone = OpenFlags::CREAT
+            | OpenFlags::EXCL
+            | OpenFlags::TRUNC
+            | OpenFlags::NOCTTY
+            | OpenFlags::CLOEXEC;
+        Arc::new(FileDescription {
+            ops,
+            path,
+            flags: AtomicU32::new((flags - gone).bits()),
+            pos: Mutex::new(0),
+            cred,
+            owner: Mutex::new(FileOwner::default()),
+        })
+    }
+
+    /// What it can do.
+    pub fn ops(&self) -> &dyn FileOps {
+        &*self.ops
+    }
+
+    /// The operations as their concrete type.
+    pub fn downcast<T: FileOps>(&self) -> Option<&T> {
+        self.ops.as_any().downcast_ref()
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its inode.
+    pub fn inode(&self) -> Result<Arc<dyn Inode>, Errno> {
+        self.path.inode()
+    }
+
+    /// Access mode and status flags.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Acquire))
+    }
+
+    /// F_SETFL: replaces the settable flags.
+    pub fn set_flags(&self, flags: OpenFlags) {
+        let keep = self.flags() - OpenFlags::SETTABLE;
+        let new = keep | (flags & OpenFlags::SETTABLE);
+        self.flags.store(new.bits(), Ordering::Release);
+        self.ops.flags_changed(new);
+    }
+
+    /// Whether calls on it must not block.
+    pub fn nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::NONBLOCK)
+    }
+
+    /// The position; hold the lock over a read or write that uses it.
+    pub fn pos(&self) -> &Mutex<u64> {
+        &self.pos
+    }
+
+    /// The opener's credentials.
+    pub fn cred(&self) -> &Arc<Credentials> {
+        &self.cred
+    }
+
+    /// Who gets SIGIO.
+    pub fn owner(&self) -> &Mutex<FileOwner> {
+        &self.owner
+    }
+
+    /// Attributes (fstat).
+    pub fn attr(&self) -> Result<Attr, Errno> {
+        match self.ops.attr() {
+            Some(attr) => attr,
+            None => self.inode()?.attr(),
+        }
+    }
+}
