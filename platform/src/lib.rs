@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+mod arch;
 pub mod memory_file;
 pub mod usercopy;
 
@@ -151,6 +152,23 @@ pub enum Error {
         /// The host's answer.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// A host call failed with this errno.
+    pub(crate) fn host(what: &'static str, errno: i32) -> Error {
+        Error::Host { what, source: io::Error::from_raw_os_error(errno) }
+    }
+
+    /// A host call failed just now.
+    pub(crate) fn last(what: &'static str) -> Error {
+        Error::Host { what, source: io::Error::last_os_error() }
+    }
+}
+
+/// The calling thread's errno.
+pub(crate) fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
 /// A way to run guest code.
