@@ -4,4 +4,5 @@ pub mod boot;
 pub mod kernel;
 pub mod mm;
 pub mod syscalls;
+pub mod tty;
 pub mod vfs;

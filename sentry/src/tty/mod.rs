@@ -1,0 +1,4 @@
+//! Terminals: the line discipline ([`ldisc`]), pseudo-terminals ([`pty`]) and the calls on them.
+
+pub mod ldisc;
+pub mod termios;
