@@ -50,6 +50,11 @@ impl Current {
         self.exit.get_or_insert(status);
     }
 
+    /// Whether the thread or its whole group is about to exit.
+    pub fn is_exiting(&self) -> bool {
+        self.exit.is_some() || self.group.exiting().is_some()
+    }
+
     /// Runs the task until it ends; returns its wait status.
     pub fn run(mut self) -> u32 {
         let status = loop {

@@ -23,6 +23,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use platform::{MemoryFile, Platform};
 
+use crate::syscalls::strace::Strace;
+
 pub use cred::{Caps, Credentials};
 pub use current::Current;
 pub use fd_table::FdTable;
@@ -42,6 +44,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Calls that were asked for and are not there.
     pub unsupported: unsupported::Unsupported,
+    /// Prints system calls, if somebody asked for it.
+    pub strace: Option<Arc<Strace>>,
     /// The names that uname(2) tells.
     pub uts: Mutex<Uts>,
     /// Held over renames that move directories, and over changes of dentry places.
@@ -64,7 +68,8 @@ impl Kernel {
     pub fn new(
         platform: Arc<dyn Platform>,
         memory: Arc<MemoryFile>,
-        hostname: &str,
+        hostname: &[u8],
+        strace: Option<Arc<Strace>>,
         init_exit: std::sync::mpsc::Sender<u32>,
     ) -> Arc<Kernel> {
         Arc::new(Kernel {
@@ -72,10 +77,8 @@ impl Kernel {
             memory,
             tasks: TaskTable::default(),
             unsupported: unsupported::Unsupported::default(),
-            uts: Mutex::new(Uts {
-                nodename: hostname.as_bytes().to_vec(),
-                domainname: b"(none)".to_vec(),
-            }),
+            strace,
+            uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             rename_lock: Mutex::new(()),
             init_exit: Mutex::new(Some(init_exit)),
         })

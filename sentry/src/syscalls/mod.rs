@@ -4,6 +4,7 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod base;
+pub mod strace;
 mod table;
 
 use abi::Errno;
@@ -132,6 +133,8 @@ pub fn dispatch(cur: &mut Current) {
         Args([cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9]);
     // A call number is an `int` to Linux: the upper half of rax does not count.
     let entry = entry(nr & 0xffff_ffff);
+    let trace = cur.kernel.strace.clone().filter(|s| s.wants(nr));
+    let pending = trace.map(|s| (s.enter(cur, nr, entry, &args), s));
     let result = match entry.and_then(|e| e.handler) {
         Some(handler) => handler(cur, &args),
         None => {
@@ -139,6 +142,12 @@ pub fn dispatch(cur: &mut Current) {
             Err(Errno::ENOSYS)
         }
     };
+    if let Some((pending, strace)) = pending {
+        match cur.is_exiting() {
+            true => strace.no_return(pending),
+            false => strace.exit(cur, pending, &args, &result),
+        }
+    }
     cur.regs.rax = match result {
         Ok(value) => value,
         Err(errno) => errno.as_return() as u64,
