@@ -1,6 +1,7 @@
 //! The kernel: tasks, memory, files, signals, system calls.
 
 pub mod boot;
+pub mod fs;
 pub mod kernel;
 pub mod mm;
 pub mod syscalls;

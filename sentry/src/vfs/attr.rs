@@ -116,6 +116,25 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
 }
 
+impl SetAttr {
+    /// Makes the changes in attributes that are kept in memory (all but the size), and updates
+    /// ctime.
+    pub fn apply(&self, attr: &mut Attr, now: Timespec) {
+        let time = |t: SetTime| match t {
+            SetTime::Now => now,
+            SetTime::At(t) => t,
+        };
+        if let Some(mode) = self.mode {
+            attr.mode = attr.mode & libc::S_IFMT | mode & 0o7777;
+        }
+        attr.uid = self.uid.unwrap_or(attr.uid);
+        attr.gid = self.gid.unwrap_or(attr.gid);
+        attr.atime = self.atime.map_or(attr.atime, time);
+        attr.mtime = self.mtime.map_or(attr.mtime, time);
+        attr.ctime = now;
+    }
+}
+
 /// A new timestamp.
 #[derive(Clone, Copy, Debug)]
 pub enum SetTime {

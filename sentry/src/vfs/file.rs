@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use abi::Errno;
 use parking_lot::Mutex;
@@ -170,6 +170,36 @@ pub struct FileDescription {
     pos: Mutex<u64>,
     cred: Arc<Credentials>,
     owner: Mutex<FileOwner>,
+    _counted: OpenFiles,
+}
+
+/// How many open files there may be (`/proc/sys/fs/file-max`).
+pub const MAX_OPEN_FILES: usize = 1 << 20;
+
+static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// One open file's share of [`MAX_OPEN_FILES`].
+struct OpenFiles;
+
+impl OpenFiles {
+    fn count() -> Result<OpenFiles, Errno> {
+        if OPEN_FILES.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN_FILES {
+            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::ENFILE);
+        }
+        Ok(OpenFiles)
+    }
+}
+
+impl Drop for OpenFiles {
+    fn drop(&mut self) {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many open files there are (`/proc/sys/fs/file-nr`).
+pub fn open_file_count() -> usize {
+    OPEN_FILES.load(Ordering::Relaxed)
 }
 
 /// Who gets SIGIO (F_SETOWN_EX, F_SETSIG).
@@ -185,26 +215,28 @@ pub struct FileOwner {
 
 impl FileDescription {
     /// An open file with position 0. `flags` without `O_CREAT`, `O_EXCL`, `O_TRUNC`, `O_NOCTTY`,
-    /// `O_CLOEXEC`.
+    /// `O_CLOEXEC`. `ENFILE` when there are too many.
     pub fn new(
         ops: Box<dyn FileOps>,
         path: Path,
         flags: OpenFlags,
         cred: Arc<Credentials>,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, Errno> {
+        let counted = OpenFiles::count()?;
         let gone = OpenFlags::CREAT
             | OpenFlags::EXCL
             | OpenFlags::TRUNC
             | OpenFlags::NOCTTY
             | OpenFlags::CLOEXEC;
-        Arc::new(FileDescription {
+        Ok(Arc::new(FileDescription {
             ops,
             path,
             flags: AtomicU32::new((flags - gone).bits()),
             pos: Mutex::new(0),
             cred,
             owner: Mutex::new(FileOwner::default()),
-        })
+            _counted: counted,
+        }))
     }
 
     /// What it can do.

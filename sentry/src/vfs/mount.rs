@@ -47,6 +47,13 @@ pub struct Mount {
     flags: AtomicU32,
 }
 
+/// A new anonymous device number (`0:N`) for a file system without a device.
+pub fn new_device() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let minor = NEXT.fetch_add(1, Ordering::Relaxed) as u32 & 0xf_ffff;
+    libc::makedev(0, minor)
+}
+
 static NEXT_MOUNT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Mount {

@@ -1,0 +1,3 @@
+//! The file systems: one module or folder each, all behind the traits of [`crate::vfs`].
+
+pub mod anon;
