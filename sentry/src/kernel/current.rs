@@ -3,11 +3,16 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use abi::Errno;
 use platform::{GuestThread, Registers, Trap};
 
+use super::cpu_clock::Mode;
 use super::{FdTable, Task};
 use crate::mm::MemoryManager;
-use crate::syscalls;
+use crate::syscalls::{self, SysResult};
+
+/// The rest of a system call that was interrupted (Linux's `struct restart_block`).
+pub type Restart = Box<dyn FnOnce(&mut Current) -> SysResult>;
 
 /// The task that this host thread runs (Linux's `current`). Only its own thread has it.
 pub struct Current {
@@ -22,6 +27,8 @@ pub struct Current {
     guest: Box<dyn GuestThread>,
     /// Wait status of the thread, once it is to exit.
     exit: Option<u32>,
+    /// What restart_syscall(2) goes on with.
+    restart: Option<Restart>,
 }
 
 impl Deref for Current {
@@ -42,7 +49,22 @@ impl Current {
     ) -> Current {
         task.sleeper.bind();
         task.set_kicker(Some(guest.kicker()));
-        Current { task, mm, files, regs, guest, exit: None }
+        Current { task, mm, files, regs, guest, exit: None, restart: None }
+    }
+
+    /// For a call that is to be restarted with less left to do (a relative sleep): leaves `rest`
+    /// for restart_syscall(2), and gives the error that makes the signal code call that.
+    pub fn restart_with(
+        &mut self,
+        rest: impl FnOnce(&mut Current) -> SysResult + 'static,
+    ) -> SysResult {
+        self.restart = Some(Box::new(rest));
+        Err(Errno::ERESTART_RESTARTBLOCK)
+    }
+
+    /// Takes what [`Current::restart_with`] left; rt_sigreturn(2) drops it.
+    pub fn take_restart(&mut self) -> Option<Restart> {
+        self.restart.take()
     }
 
     /// Ends this thread once its system call is done.
@@ -70,14 +92,17 @@ impl Current {
             self.run_guest();
         };
         self.task.set_kicker(None);
+        self.task.cpu.switch(Mode::Asleep);
         status
     }
 
     /// Runs guest code up to its next trap, and handles that.
     fn run_guest(&mut self) {
         self.task.set_in_guest(true);
+        self.task.cpu.switch(Mode::User);
         let trap =
             if self.task.interrupted() { Ok(Trap::Kicked) } else { self.guest.run(&mut self.regs) };
+        self.task.cpu.switch(Mode::System);
         self.task.set_in_guest(false);
         match trap {
             Ok(Trap::Syscall) => syscalls::dispatch(self),

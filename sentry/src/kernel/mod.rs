@@ -7,6 +7,7 @@
 //! Lock order: task table -> thread group -> task fields -> signal queues -> wait queues.
 //! `mm`, `files` and `fs` of a task are leaves: take, clone the `Arc`, let go.
 
+pub mod cpu_clock;
 pub mod cred;
 pub mod current;
 pub mod fd_table;

@@ -7,6 +7,7 @@ use abi::Errno;
 use parking_lot::{Mutex, RwLock};
 use platform::Kicker;
 
+use super::cpu_clock::{CpuClock, Mode};
 use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
 use crate::mm::MemoryManager;
 use crate::vfs::FileDescription;
@@ -27,6 +28,8 @@ pub struct Task {
     comm: Mutex<[u8; 16]>,
     /// How it sleeps.
     pub sleeper: Arc<Sleeper>,
+    /// How much processor time it has had.
+    pub cpu: CpuClock,
     /// Set when something wants its attention before it runs guest code again: a signal, an exit.
     attention: AtomicBool,
     /// Whether guest code runs, so that a kick is worth something.
@@ -66,6 +69,7 @@ impl Task {
             fs: RwLock::new(parts.fs),
             comm: Mutex::new(parts.comm),
             sleeper: Arc::default(),
+            cpu: CpuClock::default(),
             attention: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             kicker: Mutex::new(None),
@@ -162,7 +166,9 @@ impl Task {
         if self.interrupted() {
             return Err(Errno::ERESTARTSYS);
         }
+        self.cpu.switch(Mode::Asleep);
         let woken = self.sleeper.park(deadline);
+        self.cpu.switch(Mode::System);
         if self.interrupted() {
             return Err(Errno::ERESTARTSYS);
         }

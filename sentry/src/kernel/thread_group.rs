@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::Task;
+use super::cpu_clock::CpuTimes;
 
 /// A soft and a hard limit (getrlimit(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct ThreadGroup {
     threads: Mutex<Vec<Weak<Task>>>,
     rlimits: Mutex<[Rlimit; RLIM_NLIMITS]>,
     exit: Mutex<Option<u32>>,
+    /// Processor time of threads that are gone.
+    past_cpu: Mutex<CpuTimes>,
 }
 
 impl ThreadGroup {
@@ -35,6 +38,7 @@ impl ThreadGroup {
             threads: Mutex::new(Vec::new()),
             rlimits: Mutex::new(rlimits),
             exit: Mutex::new(None),
+            past_cpu: Mutex::default(),
         })
     }
 
@@ -57,13 +61,32 @@ impl ThreadGroup {
     /// Removes a thread; returns how many are left.
     pub fn remove(&self, tid: i32) -> usize {
         let mut threads = self.threads.lock();
-        threads.retain(|t| t.upgrade().is_some_and(|t| t.tid != tid));
+        threads.retain(|t| match t.upgrade() {
+            Some(t) if t.tid == tid => {
+                let mut past = self.past_cpu.lock();
+                *past = past.plus(t.cpu.times());
+                false
+            }
+            other => other.is_some(),
+        });
         threads.len()
     }
 
     /// The threads, oldest first.
     pub fn threads(&self) -> Vec<Arc<Task>> {
         self.threads.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// How many threads there are.
+    pub fn thread_count(&self) -> usize {
+        self.threads.lock().len()
+    }
+
+    /// Processor time of all threads, those that are gone too.
+    pub fn cpu_times(&self) -> CpuTimes {
+        let threads = self.threads.lock();
+        let past = *self.past_cpu.lock();
+        threads.iter().filter_map(Weak::upgrade).fold(past, |sum, t| sum.plus(t.cpu.times()))
     }
 
     /// Makes all threads exit; the first caller's wait status counts.

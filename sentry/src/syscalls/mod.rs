@@ -6,6 +6,7 @@
 mod base;
 pub mod strace;
 mod table;
+mod time;
 
 use abi::Errno;
 

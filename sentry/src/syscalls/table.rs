@@ -7,7 +7,7 @@
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
-use super::{Arg, Entry, Support, base};
+use super::{Arg, Entry, Support, base, time};
 
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
@@ -66,7 +66,7 @@ table! {
     32 dup(oldfd: Fd) => none;
     33 dup2(oldfd: Fd, newfd: Fd) => none;
     34 pause() => none;
-    35 nanosleep(req: Timespec, rem: Ptr) => none;
+    35 nanosleep(req: Timespec, rem: Ptr) => time::nanosleep;
     36 getitimer(which: Int, value: Ptr) => none;
     37 alarm(seconds: Uint) => none;
     38 setitimer(which: Int, new: Ptr, old: Ptr) => none;
@@ -127,7 +127,7 @@ table! {
     93 fchown(fd: Fd, owner: Int, group: Int) => none;
     94 lchown(path: Path, owner: Int, group: Int) => none;
     95 umask(mask: Oct) => none;
-    96 gettimeofday(tv: Ptr, tz: Ptr) => none;
+    96 gettimeofday(tv: Ptr, tz: Ptr) => time::gettimeofday;
     97 getrlimit(resource: Int, rlim: Ptr) => none;
     98 getrusage(who: Int, usage: Ptr) => none;
     99 sysinfo(info: Ptr) => none;
@@ -190,12 +190,12 @@ table! {
     156 _sysctl() => none;
     157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
     158 arch_prctl(code: Hex, addr: Ptr) => base::arch_prctl;
-    159 adjtimex(buf: Ptr) => none;
+    159 adjtimex(buf: Ptr) => time::adjtimex, "read-only";
     160 setrlimit(resource: Int, rlim: Ptr) => none;
     161 chroot(path: Path) => none;
     162 sync() => none;
     163 acct(path: Path) => none;
-    164 settimeofday(tv: Ptr, tz: Ptr) => none;
+    164 settimeofday(tv: Ptr, tz: Ptr) => time::settimeofday, "the clock cannot be set: EPERM";
     165 mount(source: Path, target: Path, fstype: Str, flags: Hex, data: Ptr) => none;
     166 umount2(target: Path, flags: Hex) => none;
     167 swapon(path: Path, flags: Hex) => none;
@@ -232,7 +232,7 @@ table! {
     198 lremovexattr(path: Path, name: Str) => none;
     199 fremovexattr(fd: Fd, name: Str) => none;
     200 tkill(tid: Int, sig: Signal) => none;
-    201 time(tloc: Ptr) => none;
+    201 time(tloc: Ptr) => time::time;
     202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => none;
     203 sched_setaffinity(pid: Int, len: Size, mask: Ptr) => none;
     204 sched_getaffinity(pid: Int, len: Size, mask: Ptr) => none;
@@ -250,7 +250,7 @@ table! {
     216 remap_file_pages(addr: Ptr, size: Size, prot: Prot, pgoff: Size, flags: Hex) => none;
     217 getdents64(fd: Fd, dirp: Ptr, count: Uint) => none;
     218 set_tid_address(tidptr: Ptr) => none;
-    219 restart_syscall() => none;
+    219 restart_syscall() => time::restart_syscall;
     220 semtimedop(semid: Int, sops: Ptr, nsops: Size, timeout: Timespec) => none;
     221 fadvise64(fd: Fd, offset: Int, len: Int, advice: Int) => none;
     222 timer_create(clockid: Clock, sevp: Ptr, timerid: Ptr) => none;
@@ -258,10 +258,10 @@ table! {
     224 timer_gettime(timerid: Int, curr: Ptr) => none;
     225 timer_getoverrun(timerid: Int) => none;
     226 timer_delete(timerid: Int) => none;
-    227 clock_settime(clockid: Clock, tp: Timespec) => none;
-    228 clock_gettime(clockid: Clock, tp: Ptr) => none;
-    229 clock_getres(clockid: Clock, res: Ptr) => none;
-    230 clock_nanosleep(clockid: Clock, flags: Hex, req: Timespec, rem: Ptr) => none;
+    227 clock_settime(clockid: Clock, tp: Timespec) => time::clock_settime, "the clock cannot be set: EPERM";
+    228 clock_gettime(clockid: Clock, tp: Ptr) => time::clock_gettime;
+    229 clock_getres(clockid: Clock, res: Ptr) => time::clock_getres;
+    230 clock_nanosleep(clockid: Clock, flags: Hex, req: Timespec, rem: Ptr) => time::clock_nanosleep;
     231 exit_group(status: Int) => base::exit_group;
     232 epoll_wait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int) => none;
     233 epoll_ctl(epfd: Fd, op: Int, fd: Fd, event: Ptr) => none;
@@ -336,7 +336,7 @@ table! {
     302 prlimit64(pid: Int, resource: Int, new: Ptr, old: Ptr) => none;
     303 name_to_handle_at(dirfd: AtFd, path: Path, handle: Ptr, mount_id: Ptr, flags: AtFlags) => none;
     304 open_by_handle_at(mount_fd: Fd, handle: Ptr, flags: OpenFlags) => none;
-    305 clock_adjtime(clockid: Clock, tx: Ptr) => none;
+    305 clock_adjtime(clockid: Clock, tx: Ptr) => time::clock_adjtime, "read-only";
     306 syncfs(fd: Fd) => none;
     307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => none;
     308 setns(fd: Fd, nstype: CloneFlags) => none;
