@@ -2,7 +2,7 @@
 
 use rsentry_syscall_conformance::build;
 use rsentry_syscall_conformance::compare::{Judged, Plan, run};
-use rsentry_syscall_conformance::place::{Sandbox, Verdict};
+use rsentry_syscall_conformance::place::Verdict;
 
 fn failures(results: &[Judged]) -> Vec<String> {
     results

@@ -29,7 +29,19 @@ macro_rules! groups {
     };
 }
 
-groups!(exec, open, read_write, lseek);
+groups!(
+    open,
+    read_write,
+    lseek,
+    dirs,
+    rename_link,
+    stat,
+    chmod_chown,
+    truncate_fallocate,
+    xattrs,
+    locks,
+    exec,
+);
 
 /// The case of that `group::name`.
 pub(crate) fn find(name: &str) -> Option<&'static Case> {
