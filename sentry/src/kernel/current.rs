@@ -114,7 +114,7 @@ impl Current {
             }
             Ok(Trap::Exception(exception)) => self.group.begin_exit(exception.signo as u32),
             Err(error) => {
-                tracing::error!(tid = self.tid, %error, "guest thread lost");
+                tracing::error!(tid = self.tid(), %error, "guest thread lost");
                 self.group.begin_exit(libc::SIGKILL as u32);
             }
         }

@@ -1,7 +1,7 @@
 //! A task: one guest thread, as other tasks may see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use abi::Errno;
 use parking_lot::{Mutex, RwLock};
@@ -16,8 +16,8 @@ use crate::vfs::FileDescription;
 pub struct Task {
     /// The kernel it runs on.
     pub kernel: Arc<Kernel>,
-    /// Its number.
-    pub tid: i32,
+    /// Its number. execve(2) in a thread takes over the leader's.
+    tid: AtomicI32,
     /// Its process.
     pub group: Arc<ThreadGroup>,
     cred: RwLock<Arc<Credentials>>,
@@ -61,7 +61,7 @@ impl Task {
     ) -> Arc<Task> {
         Arc::new(Task {
             kernel,
-            tid,
+            tid: AtomicI32::new(tid),
             group,
             cred: RwLock::new(parts.cred),
             mm: RwLock::new(Some(parts.mm)),
@@ -74,6 +74,11 @@ impl Task {
             in_guest: AtomicBool::new(false),
             kicker: Mutex::new(None),
         })
+    }
+
+    /// Its number (gettid(2)).
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Ordering::Acquire)
     }
 
     /// The credentials now.

@@ -62,7 +62,7 @@ impl ThreadGroup {
     pub fn remove(&self, tid: i32) -> usize {
         let mut threads = self.threads.lock();
         threads.retain(|t| match t.upgrade() {
-            Some(t) if t.tid == tid => {
+            Some(t) if t.tid() == tid => {
                 let mut past = self.past_cpu.lock();
                 *past = past.plus(t.cpu.times());
                 false

@@ -177,7 +177,7 @@ impl Clock {
             let target = if pid == 0 { task.clone() } else { task.kernel.tasks.get(pid)? };
             return Arc::ptr_eq(&target.group, &task.group).then_some(CpuOwner::Thread(target));
         }
-        if pid == 0 || (gettime && pid == task.tid) {
+        if pid == 0 || (gettime && pid == task.tid()) {
             return Some(CpuOwner::Process(task.group.clone()));
         }
         task.kernel.tasks.group(pid).map(CpuOwner::Process)

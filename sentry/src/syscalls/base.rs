@@ -47,7 +47,7 @@ pub fn getpid(cur: &mut Current, _: &Args) -> SysResult {
 
 /// gettid(2)
 pub fn gettid(cur: &mut Current, _: &Args) -> SysResult {
-    Ok(cur.tid as u64)
+    Ok(cur.tid() as u64)
 }
 
 /// exit(2)

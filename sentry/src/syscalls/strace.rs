@@ -50,7 +50,7 @@ impl Strace {
 
     /// Decodes what can be known before the call runs.
     pub fn enter(&self, cur: &Current, nr: u64, entry: Option<&Entry>, args: &Args) -> Pending {
-        let mut line = format!("[{:>5}] ", cur.tid);
+        let mut line = format!("[{:>5}] ", cur.tid());
         let (mut late, mut fields) = (Vec::new(), Vec::new());
         match entry {
             None => {

@@ -120,7 +120,7 @@ pub fn clock_nanosleep(cur: &mut Current, args: &Args) -> SysResult {
         }
         Clock::Cpu(owner, kind) => {
             let ns = read_timespec(cur, args.u64(2))?;
-            if matches!(&owner, CpuOwner::Thread(t) if t.tid == cur.tid) {
+            if matches!(&owner, CpuOwner::Thread(t) if t.tid() == cur.tid()) {
                 return Err(Errno::EINVAL);
             }
             let now = kind.of(owner.times());
