@@ -1,3 +1,4 @@
 //! The file systems: one module or folder each, all behind the traits of [`crate::vfs`].
 
 pub mod anon;
+pub mod pseudo;

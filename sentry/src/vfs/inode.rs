@@ -156,7 +156,8 @@ pub trait Inode: Send + Sync + Any {
     fn readlink(&self) -> Result<Vec<u8>, Errno> {
         Err(Errno::EINVAL)
     }
-    /// Where a symbolic link leads `task`.
+    /// Where a symbolic link leads `task`. readlink(2) uses this too: it tells the text, or the path
+    /// of what a magic link jumps to.
     fn follow(&self, task: &Task) -> Result<LinkTarget, Errno> {
         let _ = task;
         self.readlink().map(LinkTarget::Text)
