@@ -15,7 +15,7 @@ use crate::kernel::Task;
 use crate::kernel::time::file_time;
 use crate::vfs::{
     Attr, DentryPolicy, DirEntry, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst,
-    IoSrc, LinkTarget, OpenArgs, PATH_MAX, SetAttr, StatFs, Timespec,
+    IoSrc, LinkTarget, OpenArgs, PATH_MAX, SetAttr, StatFs, Timespec, mount,
 };
 
 /// A file system of computed files.
@@ -28,8 +28,8 @@ pub struct PseudoFs {
 
 impl PseudoFs {
     /// `magic` is what statfs(2) tells.
-    pub fn new(name: &'static str, magic: i64, dev: u64) -> Arc<PseudoFs> {
-        Arc::new(PseudoFs { name, magic, dev, born: file_time() })
+    pub fn new(name: &'static str, magic: i64) -> Arc<PseudoFs> {
+        Arc::new(PseudoFs { name, magic, dev: mount::new_device(), born: file_time() })
     }
 }
 
@@ -217,7 +217,7 @@ impl Inode for Node {
                 if let Some(special) = content.open(args)? {
                     return Ok(special);
                 }
-                let opener = args.task.kernel.tasks.get(args.task.tid).ok_or(Errno::ESRCH)?;
+                let opener = args.task.kernel.tasks.get(args.task.tid()).ok_or(Errno::ESRCH)?;
                 Ok(Box::new(OpenFile {
                     content: content.clone(),
                     opener: Arc::downgrade(&opener),
