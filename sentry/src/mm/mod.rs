@@ -1,71 +1,271 @@
-//! Guest memory. The contract that the rest of the kernel compiles against; the implementation
-//! lands next.
+//! Guest memory: address spaces and what is mapped in them.
+//!
+//! A [`MemoryManager`] is one guest address space. It holds VMAs (what the guest asked for) and
+//! PMAs (what backs it now), and tells the platform's [`AddressSpace`] what the stub is to map.
+//!
+//! Lock order: VFS locks -> `MemoryManager::state` -> a [`Mappable`]'s own locks ->
+//! [`MappingRegistry`] -> the platform. Two `state` locks are never held at once, except by fork,
+//! whose child nobody else knows yet.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
+use parking_lot::RwLock;
+use platform::{AddressSpace, MemoryFile, Platform};
 
-use crate::vfs::io::UserRange;
+mod advice;
+mod brk;
+mod copy;
+mod fault;
+mod fork;
+mod host;
+mod host_file;
+pub mod interval_map;
+mod layout;
+mod lock;
+mod map;
+mod mappable;
+mod pma;
+mod proc;
+mod protect;
+mod remap;
+mod remote;
+mod shmem;
+mod vma;
 
-/// What a file offers to mmap(2).
-pub trait Mappable: Send + Sync {}
+pub use copy::MemoryKey;
+pub use fault::FaultError;
+pub use host::{random_bytes, random_u64};
+pub use host_file::HostFile;
+pub use layout::{MMAP_MIN_ADDR, TASK_SIZE};
+pub use map::{FileMapping, MmapRequest};
+pub use mappable::{Extent, MapFault, Mappable, MappedFile, MappingRegistry, Translation};
+pub use proc::{ExecInfo, MemoryUse, Resident, VmaInfo};
+pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
+pub use vma::VmFlags;
 
-/// One guest address space.
-pub struct MemoryManager {}
+use interval_map::IntervalMap;
+use layout::Layout;
+use pma::Pma;
+use vma::Vma;
+
+/// Size of a page.
+pub const PAGE: u64 = platform::PAGE_SIZE;
+
+/// `vm.max_map_count`.
+pub const MAX_MAP_COUNT: usize = 65530;
+
+/// Fewer than the host's own `vm.max_map_count` for a stub: past this many separate pieces of
+/// memory in one address space, calls that would make more say `ENOMEM`.
+const MAX_PMAS: usize = 60000;
+
+/// Rounds down to a page border.
+pub fn page_down(addr: u64) -> u64 {
+    addr & !(PAGE - 1)
+}
+
+/// Rounds up to a page border; `None` on overflow.
+pub fn page_up(addr: u64) -> Option<u64> {
+    addr.checked_add(PAGE - 1).map(page_down)
+}
+
+/// What all address spaces of a sandbox share.
+pub struct MmContext {
+    /// Makes address spaces.
+    pub platform: Arc<dyn Platform>,
+    /// Holds their memory.
+    pub memory: Arc<MemoryFile>,
+}
+
+/// The caller's resource limits (getrlimit(2)) and rights, as far as memory goes. `u64::MAX` is
+/// `RLIM_INFINITY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmLimits {
+    /// `RLIMIT_AS`.
+    pub address_space: u64,
+    /// `RLIMIT_DATA`.
+    pub data: u64,
+    /// `RLIMIT_STACK`.
+    pub stack: u64,
+    /// `RLIMIT_MEMLOCK`.
+    pub memlock: u64,
+    /// `CAP_IPC_LOCK`: `memlock` does not count.
+    pub ipc_lock: bool,
+}
+
+impl MmLimits {
+    /// No limits.
+    pub const UNLIMITED: MmLimits = MmLimits {
+        address_space: u64::MAX,
+        data: u64::MAX,
+        stack: u64::MAX,
+        memlock: u64::MAX,
+        ipc_lock: true,
+    };
+}
+
+impl Default for MmLimits {
+    /// Linux's limits for the first process.
+    fn default() -> Self {
+        MmLimits { stack: 8 << 20, memlock: 8 << 20, ipc_lock: false, ..Self::UNLIMITED }
+    }
+}
+
+/// One guest address space. Tasks made with `CLONE_VM` share it.
+pub struct MemoryManager {
+    ctx: Arc<MmContext>,
+    space: Arc<dyn AddressSpace>,
+    /// `RLIMIT_STACK`, for stacks that grow on a fault.
+    stack_limit: AtomicU64,
+    this: Weak<MemoryManager>,
+    state: RwLock<State>,
+}
+
+/// What the lock protects.
+struct State {
+    vmas: IntervalMap<Vma>,
+    pmas: IntervalMap<Pma>,
+    layout: Layout,
+    /// The heap: where it starts, and the program break.
+    brk: Range<u64>,
+    /// Bytes in areas (`total_vm`), and the most there ever were.
+    total: u64,
+    total_peak: u64,
+    /// Bytes that count for `RLIMIT_DATA` (`data_vm`).
+    data: u64,
+    /// Bytes in locked areas (`locked_vm`).
+    locked: u64,
+    /// `mlockall(MCL_FUTURE)`: what new areas get.
+    def_flags: VmFlags,
+    /// Most bytes that were resident when somebody looked (`hiwater_rss`).
+    rss_peak: u64,
+    exec: ExecInfo,
+}
 
 impl MemoryManager {
-    /// Copies from guest memory; returns the bytes copied before a fault.
-    pub fn copy_in(&self, addr: u64, buf: &mut [u8]) -> usize {
-        let _ = (addr, buf);
-        0
+    /// An empty address space for a new program. `random` and `compat_layout` come from the
+    /// personality. `ENOMEM` when the host gives none.
+    pub fn new(
+        ctx: &Arc<MmContext>,
+        limits: &MmLimits,
+        random: bool,
+        compat_layout: bool,
+    ) -> Result<Arc<MemoryManager>, Errno> {
+        let layout = Layout::new(ctx.platform.user_range(), limits.stack, random, compat_layout);
+        let state = State {
+            vmas: IntervalMap::new(),
+            pmas: IntervalMap::new(),
+            layout,
+            brk: 0..0,
+            total: 0,
+            total_peak: 0,
+            data: 0,
+            locked: 0,
+            def_flags: VmFlags::empty(),
+            rss_peak: 0,
+            exec: ExecInfo::default(),
+        };
+        Self::with_state(ctx, limits.stack, state)
     }
-    /// Copies to guest memory; returns the bytes copied before a fault.
-    pub fn copy_out(&self, addr: u64, buf: &[u8]) -> usize {
-        let _ = (addr, buf);
-        0
+
+    fn with_state(
+        ctx: &Arc<MmContext>,
+        stack_limit: u64,
+        state: State,
+    ) -> Result<Arc<MemoryManager>, Errno> {
+        let space = ctx.platform.new_address_space().map_err(|error| {
+            tracing::warn!(%error, "no address space");
+            Errno::ENOMEM
+        })?;
+        Ok(Arc::new_cyclic(|this| MemoryManager {
+            ctx: ctx.clone(),
+            space,
+            stack_limit: AtomicU64::new(stack_limit),
+            this: this.clone(),
+            state: RwLock::new(state),
+        }))
     }
-    /// Zeroes guest memory; returns the bytes zeroed before a fault.
-    pub fn zero_out(&self, addr: u64, len: usize) -> usize {
-        let _ = (addr, len);
-        0
+
+    /// The platform's side of the address space.
+    pub fn address_space(&self) -> &Arc<dyn AddressSpace> {
+        &self.space
     }
-    /// Copies a NUL-terminated string of at most `max` bytes (with the NUL, which is not returned).
-    /// `EFAULT`; `ENAMETOOLONG` if there is no NUL.
-    pub fn copy_in_cstr(&self, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
-        let _ = (addr, max);
-        Err(Errno::EFAULT)
+
+    /// What it shares with the sandbox's other address spaces.
+    pub fn context(&self) -> &Arc<MmContext> {
+        &self.ctx
     }
-    /// Calls `f` with host iovecs for the pieces of guest memory.
-    pub fn with_iovecs(
-        &self,
-        ranges: &[UserRange],
-        write: bool,
-        f: &mut dyn FnMut(&[libc::iovec]) -> Result<usize, Errno>,
-    ) -> Result<usize, Errno> {
-        let _ = (ranges, write, f);
-        Err(Errno::EFAULT)
+
+    /// Tells of a new `RLIMIT_STACK` of the process.
+    pub fn set_stack_limit(&self, limit: u64) {
+        self.stack_limit.store(limit, Ordering::Relaxed);
     }
-    /// Reads a struct.
-    pub fn read_obj<T: zerocopy::FromBytes>(&self, addr: u64) -> Result<T, Errno> {
-        let _ = addr;
-        Err(Errno::EFAULT)
+}
+
+impl State {
+    fn account(&mut self, flags: VmFlags, len: u64, add: bool) {
+        let update = |counter: &mut u64| {
+            *counter = if add { *counter + len } else { counter.saturating_sub(len) };
+        };
+        update(&mut self.total);
+        if flags.is_data() {
+            update(&mut self.data);
+        }
+        if flags.contains(VmFlags::LOCKED) {
+            update(&mut self.locked);
+        }
+        self.total_peak = self.total_peak.max(self.total);
     }
-    /// Writes a struct.
-    pub fn write_obj<T: zerocopy::IntoBytes + zerocopy::Immutable + ?Sized>(
-        &self,
-        addr: u64,
-        value: &T,
-    ) -> Result<(), Errno> {
-        let _ = (addr, value);
-        Err(Errno::EFAULT)
+
+    /// Inserts an area into unused addresses, and joins it with its neighbours.
+    fn put_vma(&mut self, range: Range<u64>, vma: Vma) {
+        self.account(vma.flags, range.end - range.start, true);
+        self.vmas.insert(range, vma);
     }
-    /// Handles a page fault; an error is the signal to raise.
-    pub fn handle_fault(&self, fault: &platform::Fault) -> Result<(), Errno> {
-        let _ = fault;
-        Err(Errno::EFAULT)
+
+    /// Takes the areas of a range out, cutting those that cross its borders.
+    fn take_vmas(&mut self, range: Range<u64>) -> Vec<(Range<u64>, Vma)> {
+        let taken = self.vmas.take(range);
+        for (range, vma) in &taken {
+            self.account(vma.flags, range.end - range.start, false);
+        }
+        taken
     }
-    /// A copy for fork.
-    pub fn fork(&self) -> Result<Arc<MemoryManager>, Errno> {
-        Err(Errno::ENOMEM)
+
+    /// Changes every area of a range in place.
+    fn update_vmas(&mut self, range: Range<u64>, mut change: impl FnMut(&mut Vma)) {
+        for (range, mut vma) in self.take_vmas(range) {
+            change(&mut vma);
+            self.put_vma(range, vma);
+        }
+    }
+
+    /// How many areas cutting at the borders of `range` would add.
+    fn cuts(&self, range: &Range<u64>) -> usize {
+        let cut = |at: u64| usize::from(self.vmas.get(at).is_some_and(|(r, _)| r.start < at));
+        cut(range.start) + cut(range.end)
+    }
+
+    /// Bytes of areas in a range.
+    fn mapped_in(&self, range: Range<u64>) -> u64 {
+        self.vmas
+            .overlapping(range.clone())
+            .map(|(found, _)| found.end.min(range.end) - found.start.max(range.start))
+            .sum()
+    }
+
+    /// `may_expand_vm`: whether `len` more bytes stay within the limits.
+    fn may_expand(&self, flags: VmFlags, len: u64, limits: &MmLimits) -> bool {
+        self.total.saturating_add(len) <= limits.address_space
+            && (!flags.is_data() || self.data.saturating_add(len) <= limits.data)
+    }
+
+    /// `mlock_future_ok`: whether `len` more locked bytes stay within the limit.
+    fn may_lock(&self, flags: VmFlags, len: u64, limits: &MmLimits) -> bool {
+        !flags.contains(VmFlags::LOCKED)
+            || limits.ipc_lock
+            || self.locked.saturating_add(len) <= limits.memlock
     }
 }
