@@ -1,0 +1,4 @@
+//! The gofer's server and client together, against real directories and hostile peers.
+
+mod common;
+mod operations;
