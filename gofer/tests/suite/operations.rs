@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use crate::common::{export, serve, serve_dir};
+use crate::common::{export, serve, serve_dir, serve_with};
 use abi::Errno;
 use rsentry_gofer::client::At;
 use rsentry_gofer::server::Filter;
@@ -305,7 +305,7 @@ fn handles_are_bounded_and_come_back() {
     fs::write(tmp.path().join("f"), "").unwrap();
     let config = rsentry_gofer::server::Config { max_nodes: 20, ..Default::default() };
     let root = export(tmp.path(), ExportFlags::empty(), Filter::none());
-    let s = common::serve_with(vec![root], config);
+    let s = serve_with(vec![root], config);
     assert_eq!(s.client.max_nodes(), 20);
     let held: Vec<_> = (0..19).map(|_| s.find("f")).collect();
     let w = s.client.walk(s.root(), &[b"f"], None).unwrap();
