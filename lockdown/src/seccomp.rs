@@ -33,13 +33,15 @@ pub struct Condition(pub u8, pub Argument);
 pub struct AllowList {
     /// An empty list of alternatives means any arguments.
     calls: BTreeMap<i64, Vec<Vec<Condition>>>,
+    /// Calls that answer ENOSYS.
+    absent: Vec<i64>,
 }
 
 impl AllowList {
     /// These calls, with any arguments.
     #[must_use]
     pub fn of(calls: &[i64]) -> AllowList {
-        AllowList { calls: calls.iter().map(|&call| (call, Vec::new())).collect() }
+        AllowList::default().and(calls)
     }
 
     /// Adds calls with any arguments.
@@ -57,7 +59,16 @@ impl AllowList {
         self
     }
 
-    /// How many different calls are on the list.
+    /// Makes `calls` answer ENOSYS, as on a kernel that does not have them, so that libraries fall
+    /// back to others. They are not counted as allowed.
+    #[must_use]
+    pub fn absent(mut self, calls: &[i64]) -> AllowList {
+        self.calls.retain(|call, _| !calls.contains(call));
+        self.absent.extend(calls);
+        self
+    }
+
+    /// How many different calls are allowed.
     pub fn len(&self) -> usize {
         self.calls.len()
     }
@@ -81,8 +92,18 @@ impl AllowList {
                 .collect::<Result<Vec<_>, _>>()?;
             rules.insert(call, alternatives);
         }
+        // The second filter has the say about these: of two verdicts the stricter one holds.
+        rules.extend(self.absent.iter().map(|&call| (call, Vec::new())));
         let filter =
             SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?;
+        filter.try_into()
+    }
+
+    /// The filter program that makes calls absent.
+    fn compile_absent(&self) -> Result<BpfProgram, seccompiler::BackendError> {
+        let rules = self.absent.iter().map(|&call| (call, Vec::new())).collect();
+        let answer = SeccompAction::Errno(libc::ENOSYS as u32);
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::x86_64)?;
         filter.try_into()
     }
 
@@ -93,6 +114,14 @@ impl AllowList {
         let program = self
             .compile(otherwise)
             .map_err(|error| failed("compiling the allow-list", io::Error::other(error)))?;
+        let absent = self
+            .compile_absent()
+            .map_err(|error| failed("compiling the absent calls", io::Error::other(error)))?;
+        // The allow-list goes last: it does not allow to install another.
+        if !self.absent.is_empty() {
+            seccompiler::apply_filter(&absent)
+                .map_err(|error| failed("installing the absent calls", io::Error::other(error)))?;
+        }
         seccompiler::apply_filter(&program)
             .map_err(|error| failed("installing the allow-list", io::Error::other(error)))
     }

@@ -1,0 +1,106 @@
+//! What runs in the gofer's and the Sentry's processes, once their jails are around them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use gofer::server;
+use gofer::wire::types::ExportFlags;
+use lockdown::Sealer;
+use sentry::boot::spec::{BootFds, BootSpec};
+
+use crate::log;
+use crate::view::Export;
+
+/// The gofer's descriptors: nothing to read, nothing to write, errors, the Sentry.
+pub(super) mod gofer_fd {
+    pub(in super::super) const STDERR: i32 = 2;
+    pub(in super::super) const SOCKET: i32 = 3;
+}
+
+/// The Sentry's descriptors: the caller's three, then these.
+pub(super) mod sentry_fd {
+    pub(in super::super) const CONTROL: i32 = 3;
+    pub(in super::super) const GOFER: i32 = 4;
+    pub(in super::super) const LOG: i32 = 5;
+}
+
+/// Takes ownership of a descriptor that `lockdown` put in its place.
+fn take(fd: RawFd) -> OwnedFd {
+    // SAFETY: only called once per descriptor, first thing in a new process whose descriptors were
+    // laid out by `lockdown::spawn` and belong to nobody yet.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Serves `exports` until the Sentry is gone. Returns the exit code.
+pub(super) fn gofer_main(exports: &[Export], sealer: Sealer) -> u8 {
+    log::use_descriptor(gofer_fd::STDERR);
+    let socket = take(gofer_fd::SOCKET);
+    match serve(exports, socket, sealer) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("gofer: {error}");
+            1
+        }
+    }
+}
+
+fn serve(exports: &[Export], socket: OwnedFd, sealer: Sealer) -> Result<(), String> {
+    let mut opened = Vec::with_capacity(exports.len());
+    for (index, export) in exports.iter().enumerate() {
+        let what = |error: io::Error| format!("{:?}: {error}", export.destination);
+        opened.push(open(index, export).map_err(what)?);
+    }
+    let server = server::Server::new(opened, server::Config::default())
+        .map_err(|error| error.to_string())?;
+    sealer.seal().map_err(|error| error.to_string())?;
+    server.serve(socket).map_err(|error| error.to_string())
+}
+
+fn open(index: usize, export: &Export) -> io::Result<server::Export> {
+    let path = format!("/{index}");
+    let root = if export.file {
+        OpenOptions::new().read(true).write(export.writable).open(path)?
+    } else {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        OpenOptions::new().read(true).custom_flags(flags).open(path)?
+    };
+    let mut flags = ExportFlags::NO_SUID;
+    if !export.writable {
+        flags |= ExportFlags::READ_ONLY;
+    }
+    if export.overlay {
+        flags |= ExportFlags::EXCLUSIVE;
+    }
+    let mut filter = server::Filter::none();
+    if export.system {
+        filter = server::Filter::host_secrets();
+        // An unprivileged gofer cannot read more than its caller may, anyway.
+        if nix::unistd::geteuid().is_root() {
+            flags |= ExportFlags::PUBLIC_ONLY;
+        }
+    }
+    for pattern in export.hidden {
+        filter = filter.hide(pattern);
+    }
+    let tag = export.destination.as_os_str().as_encoded_bytes().to_vec();
+    Ok(server::Export { root: File::into(root), tag, flags, filter })
+}
+
+/// Runs the kernel until the first program ends. Returns the exit code of the process, which says
+/// nothing: the launcher goes by the messages on the control channel.
+pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer) -> u8 {
+    log::use_descriptor(sentry_fd::LOG);
+    let fds = BootFds {
+        stdin: take(libc::STDIN_FILENO),
+        stdout: take(libc::STDOUT_FILENO),
+        stderr: take(libc::STDERR_FILENO),
+        control: take(sentry_fd::CONTROL),
+        gofer: take(sentry_fd::GOFER),
+        log: take(sentry_fd::LOG),
+    };
+    let seal = Box::new(move || sealer.seal().map_err(|error| error.to_string()));
+    sentry::boot::run(spec, fds, seal);
+    0
+}

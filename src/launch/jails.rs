@@ -1,0 +1,140 @@
+//! What each process of a sandbox may do on the host, on one page.
+
+use lockdown::{
+    AllowList, Argument, Capabilities, Condition, FileAccess, IdMap, Identity, Jail, Namespaces,
+    Rlimit, Root,
+};
+use nix::unistd;
+
+use crate::error::Error;
+use crate::view::Files;
+
+/// The unprivileged user that a root caller's Sentry becomes.
+const NOBODY: u32 = 65534;
+
+/// What the launcher has to give away.
+pub(super) struct Caller {
+    /// It can write any id map and become any user.
+    privileged: bool,
+    uid: u32,
+    gid: u32,
+}
+
+impl Caller {
+    /// The calling process.
+    pub(super) fn new() -> Result<Caller, Error> {
+        let capabilities = lockdown::effective_capabilities()
+            .map_err(|error| Error::host("reading /proc/self/status", error))?;
+        let needed = Capabilities::SETUID.and(Capabilities::SETGID).and(Capabilities::SYS_ADMIN);
+        Ok(Caller {
+            privileged: capabilities.has(needed),
+            uid: unistd::geteuid().as_raw(),
+            gid: unistd::getegid().as_raw(),
+        })
+    }
+
+    /// The caller's own ids and nothing else, which is all that an unprivileged process may map.
+    fn itself(&self) -> Identity {
+        Identity {
+            uids: IdMap::Single(self.uid),
+            gids: IdMap::Single(self.gid),
+            become_ids: None,
+            drop_groups: false,
+        }
+    }
+
+    fn nobody(&self) -> Identity {
+        let mapped =
+            IdMap::launcher_has("uid_map", NOBODY) && IdMap::launcher_has("gid_map", NOBODY);
+        if !self.privileged || !mapped {
+            return self.itself();
+        }
+        Identity {
+            uids: IdMap::Single(NOBODY),
+            gids: IdMap::Single(NOBODY),
+            become_ids: Some((NOBODY, NOBODY)),
+            drop_groups: true,
+        }
+    }
+
+    /// The caller, with all owners of files visible if it may.
+    fn all_ids(&self) -> Identity {
+        if !self.privileged {
+            return self.itself();
+        }
+        Identity {
+            uids: IdMap::Identity,
+            gids: IdMap::Identity,
+            become_ids: None,
+            drop_groups: false,
+        }
+    }
+}
+
+/// The Sentry: no files, no network, no capabilities, nobody's user.
+pub(super) fn sentry(caller: &Caller) -> Jail {
+    Jail {
+        name: "sentry",
+        namespaces: Namespaces::all(),
+        identity: caller.nobody(),
+        root: Root::Empty,
+        rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
+        capabilities: Capabilities::NONE,
+        files: FileAccess::None,
+        calls: sentry_calls(),
+    }
+}
+
+/// The gofer: the exported trees, no network, and of the caller's power over files what the
+/// exports need.
+pub(super) fn gofer(caller: &Caller, files: &Files) -> Jail {
+    let capabilities = match (caller.privileged, files.writable()) {
+        // Whoever owns what it maps may do with its files what the caller may.
+        (false, _) => Capabilities::NONE,
+        (true, false) => Capabilities::DAC_READ_SEARCH,
+        (true, true) => Capabilities::DAC_READ_SEARCH
+            .and(Capabilities::DAC_OVERRIDE)
+            .and(Capabilities::CHOWN)
+            .and(Capabilities::FOWNER)
+            .and(Capabilities::FSETID),
+    };
+    Jail {
+        name: "gofer",
+        namespaces: Namespaces::all(),
+        identity: caller.all_ids(),
+        root: Root::Files(files.view.clone()),
+        rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
+        capabilities,
+        files: if files.writable() { FileAccess::Write } else { FileAccess::Read },
+        calls: gofer_calls(),
+    }
+}
+
+/// Threads, but no processes: `clone` with at least these flags, and no `clone3`, whose flags a
+/// filter cannot see.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD) as u64;
+/// No executable memory: neither process runs code that was not there at its start.
+const DATA: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+
+/// Narrows calls that are on both lists.
+fn narrowed(calls: AllowList) -> AllowList {
+    calls
+        .only_if(libc::SYS_clone, &[Condition(0, Argument::HasBits(THREAD))])
+        .absent(&[libc::SYS_clone3])
+        .only_if(libc::SYS_mmap, &[Condition(2, Argument::Within(DATA))])
+        .only_if(libc::SYS_mprotect, &[Condition(2, Argument::Within(DATA))])
+        .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
+}
+
+fn gofer_calls() -> AllowList {
+    let local = Condition(0, Argument::IsInt(libc::AF_UNIX as u32));
+    narrowed(AllowList::of(gofer::server::HOST_SYSCALLS)).only_if(libc::SYS_socketpair, &[local])
+}
+
+fn sentry_calls() -> AllowList {
+    narrowed(AllowList::of(sentry::boot::HOST_SYSCALLS))
+}

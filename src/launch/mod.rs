@@ -1,0 +1,84 @@
+//! The launcher: makes the gofer and the Sentry, then watches over them.
+//!
+//! Both are forks of this process, which must be single-threaded: there is no exec to pay for, and
+//! the plan is handed over in memory. Whoever dies first takes the others along: the two die with
+//! the launcher (`PR_SET_PDEATHSIG`), the launcher ends both when one dies, the Sentry is pid 1 of
+//! the pid namespace in which all stubs live.
+
+mod children;
+mod jails;
+mod signals;
+mod supervise;
+mod terminal;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use sentry::boot::ExitStatus;
+
+use self::jails::Caller;
+use self::signals::Signals;
+use self::supervise::Supervisor;
+use self::terminal::Terminal;
+use crate::error::Error;
+use crate::plan::Plan;
+
+/// Runs a sandbox to its end.
+pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
+    let caller = Caller::new()?;
+    let Plan { mut spec, files, log } = plan;
+    let signals = Signals::block()?;
+    let mut terminal = Terminal::find();
+    spec.terminal = terminal.as_ref().map(Terminal::spec);
+
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|error| Error::host("opening /dev/null", error))?;
+    let (gofer_end, sentry_end) = packets()?;
+    let (control, their_control) = packets()?;
+
+    let jail = jails::gofer(&caller, &files);
+    let keep = [null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
+    // SAFETY: the launcher makes no threads, and `Sandbox::run` asks the same of its caller.
+    let gofer = unsafe {
+        lockdown::spawn(&jail, &keep, |sealer| children::gofer_main(&files.exports, sealer))
+    }?;
+
+    let jail = jails::sentry(&caller);
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let keep = [
+        stdin.as_fd(),
+        stdout.as_fd(),
+        stderr.as_fd(),
+        their_control.as_fd(),
+        sentry_end.as_fd(),
+        log.as_fd(),
+    ];
+    if let Some(terminal) = &mut terminal {
+        terminal.make_raw();
+    }
+    // SAFETY: as above.
+    let sentry =
+        unsafe { lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, sealer)) };
+    let sentry = match sentry {
+        Ok(sentry) => sentry,
+        Err(error) => {
+            drop(gofer.kill());
+            drop(gofer.wait());
+            return Err(error.into());
+        }
+    };
+    // Only the two processes hold their ends now, so that each sees the other's death.
+    drop((gofer_end, sentry_end, their_control));
+    Supervisor { sentry, gofer, control, signals, terminal }.run()
+}
+
+/// A pair of connected sockets that keep the borders of messages.
+fn packets() -> Result<(OwnedFd, OwnedFd), Error> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|error| Error::host("socketpair", error))
+}

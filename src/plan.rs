@@ -1,0 +1,161 @@
+//! From what the caller asks for to what is going to be done. Everything is checked here, before
+//! the first process is made.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd;
+use sentry::boot::spec::BootSpec;
+
+use crate::environment;
+use crate::error::Error;
+use crate::log;
+use crate::sandbox::Sandbox;
+use crate::view::{self, Files};
+
+/// Longest host name, in bytes (`__NEW_UTS_LEN`).
+const MAX_HOSTNAME: usize = 64;
+/// Most bytes of arguments and environment together: Linux's own bound (`_STK_LIM / 4 * 3`).
+const MAX_STRINGS: usize = 6 << 20;
+
+/// A sandbox that can be started.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// For the Sentry.
+    pub(crate) spec: BootSpec,
+    /// For the gofer.
+    pub(crate) files: Files,
+    /// Where log lines go.
+    pub(crate) log: OwnedFd,
+}
+
+/// Checks everything, and opens the log file.
+pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
+    if sandbox.command.is_empty() {
+        return Err(Error::Usage("no program given".into()));
+    }
+    let (uid, gid, groups) = match sandbox.user {
+        Some(user) => (user.uid, user.gid, Vec::new()),
+        None => caller()?,
+    };
+    let home = home(sandbox, uid);
+    let mut files = match &sandbox.root {
+        Some(root) => Files::with_root(root)?,
+        None => Files::of_the_host(&home)?,
+    };
+    let workdir = match &sandbox.workdir {
+        Some(path) => Some(view::guest_path("--workdir", path)?),
+        None => None,
+    };
+    let cwd = match (&sandbox.root, workdir) {
+        (Some(_), workdir) => workdir.unwrap_or_else(|| "/".into()),
+        (None, Some(workdir)) => {
+            // The current directory is a convenience then: if it cannot be shown, it is not.
+            let shown = current_directory().map(|cwd| files.with_current_directory(&cwd, &home));
+            drop(shown);
+            workdir
+        }
+        (None, None) => {
+            let cwd = current_directory()?;
+            files.with_current_directory(&cwd, &home)?;
+            cwd
+        }
+    };
+    files.add(&sandbox.binds, &sandbox.tmpfs, current_directory)?;
+    let env = environment::build(&home, &sandbox.env, |name| std::env::var_os(name))?;
+    let argv: Vec<Vec<u8>> =
+        sandbox.command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
+    check_strings(argv.iter().chain(&env))?;
+    let spec = BootSpec {
+        argv,
+        env,
+        cwd: cwd.as_os_str().as_bytes().to_vec(),
+        uid,
+        gid,
+        groups,
+        hostname: hostname(sandbox.hostname.as_deref())?,
+        mounts: files.mounts.clone(),
+        rlimits: Vec::new(),
+        platform: sandbox.platform,
+        strace: sandbox.strace.clone(),
+        log_format: sandbox.log_format,
+        terminal: None,
+        memory_limit: default_memory_limit()?,
+    };
+    // Last, because it may create a file.
+    let log = open_log(sandbox.log.as_deref())?;
+    log::start(sandbox.log_format, sandbox.log.is_some());
+    Ok(Plan { spec, files, log })
+}
+
+/// The caller's user, group and supplementary groups.
+fn caller() -> Result<(u32, u32, Vec<u32>), Error> {
+    let groups = unistd::getgroups().map_err(|error| Error::host("getgroups", error))?;
+    let groups = groups.into_iter().map(unistd::Gid::as_raw).collect();
+    Ok((unistd::geteuid().as_raw(), unistd::getegid().as_raw(), groups))
+}
+
+/// The home directory inside: root's, the caller's own path (there, but empty), or the root.
+fn home(sandbox: &Sandbox, uid: u32) -> PathBuf {
+    if uid == 0 {
+        return "/root".into();
+    }
+    let own = uid == unistd::geteuid().as_raw() && sandbox.root.is_none();
+    std::env::var_os("HOME")
+        .filter(|_| own)
+        .and_then(|home| view::guest_path("HOME", Path::new(&home)).ok())
+        .unwrap_or_else(|| "/".into())
+}
+
+fn current_directory() -> Result<PathBuf, Error> {
+    std::env::current_dir().map_err(|error| Error::host("finding the current directory", error))
+}
+
+fn hostname(name: Option<&OsStr>) -> Result<Vec<u8>, Error> {
+    let name = name.unwrap_or(OsStr::new("rsentry")).as_bytes();
+    if name.is_empty() || name.len() > MAX_HOSTNAME {
+        let problem = format!("a host name has 1 to {MAX_HOSTNAME} bytes, not {}", name.len());
+        return Err(Error::option("--hostname", problem));
+    }
+    Ok(name.to_vec())
+}
+
+fn check_strings<'a>(strings: impl Iterator<Item = &'a Vec<u8>>) -> Result<(), Error> {
+    let mut total = 0usize;
+    for string in strings {
+        if string.contains(&0) {
+            return Err(Error::Usage("an argument or variable holds a NUL byte".into()));
+        }
+        total = total.saturating_add(string.len()).saturating_add(1);
+    }
+    if total > MAX_STRINGS {
+        return Err(Error::Usage(format!(
+            "arguments and environment take {total} bytes: too long"
+        )));
+    }
+    Ok(())
+}
+
+/// Three quarters of the host's memory: a guest that takes all that it gets leaves the host able
+/// to act.
+fn default_memory_limit() -> Result<u64, Error> {
+    let info =
+        nix::sys::sysinfo::sysinfo().map_err(|error| Error::host("asking for memory", error))?;
+    Ok(info.ram_total() / 4 * 3)
+}
+
+fn open_log(path: Option<&Path>) -> Result<OwnedFd, Error> {
+    let Some(path) = path else {
+        let stderr: io::Result<OwnedFd> = io::stderr().as_fd().try_clone_to_owned();
+        return stderr.map_err(|error| Error::host("copying standard error", error));
+    };
+    let file: io::Result<File> =
+        OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    file.map(OwnedFd::from)
+        .map_err(|error| Error::option("--log", format!("{path:?}: {}", view::plain(&error))))
+}

@@ -1,0 +1,78 @@
+//! What a caller asks for, before anything is checked.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use sentry::boot::ExitStatus;
+use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
+
+use crate::error::Error;
+use crate::{launch, plan};
+
+/// One program in a sandbox of its own. The fields are the options of `rsentry run`, with the same
+/// names and defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// A directory to use as the root instead of the host's system directories.
+    pub root: Option<PathBuf>,
+    /// Host files and directories to show.
+    pub binds: Vec<Bind>,
+    /// Where to mount empty file systems in memory.
+    pub tmpfs: Vec<PathBuf>,
+    /// Additions to the environment: a name alone takes the caller's value.
+    pub env: Vec<(OsString, Option<OsString>)>,
+    /// The working directory inside.
+    pub workdir: Option<PathBuf>,
+    /// The user inside; the caller's if not given.
+    pub user: Option<User>,
+    /// The host name inside.
+    pub hostname: Option<OsString>,
+    /// How guest code is run.
+    pub platform: PlatformChoice,
+    /// Which system calls to print.
+    pub strace: Option<StraceFilter>,
+    /// Where log and strace lines go, instead of to standard error.
+    pub log: Option<PathBuf>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// A host file or directory that is shown inside as it is, without the overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host.
+    pub source: PathBuf,
+    /// Inside; the same path if not given.
+    pub destination: Option<PathBuf>,
+    /// Whether the guest's writes reach the host.
+    pub writable: bool,
+}
+
+/// A user inside, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl Sandbox {
+    /// A sandbox with the defaults, for this program and its arguments.
+    pub fn new<T: Into<OsString>>(command: impl IntoIterator<Item = T>) -> Sandbox {
+        Sandbox { command: command.into_iter().map(Into::into).collect(), ..Sandbox::default() }
+    }
+
+    /// Runs the program to its end. Standard input, output and error are the caller's.
+    ///
+    /// Must be called from a single-threaded process.
+    ///
+    /// # Errors
+    /// When the sandbox could not be made, the program not be started, or a process of the sandbox
+    /// died. Nothing is left behind then.
+    pub fn run(&self) -> Result<ExitStatus, Error> {
+        launch::run(plan::make(self)?)
+    }
+}
