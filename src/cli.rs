@@ -23,7 +23,7 @@ pub enum Action {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "rsentry", version, about, long_about = None, disable_help_subcommand = true)]
+#[command(name = "rsentry", version, about, long_about = None, disable_help_subcommand = true, override_usage = "rsentry COMMAND [OPTIONS]")]
 /// Runs untrusted Linux programs in a user-space kernel.
 struct Cli {
     #[command(subcommand)]

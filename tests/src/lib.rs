@@ -1,1 +1,185 @@
 //! End-to-end tests: real programs, escapes, limits.
+//!
+//! The harness: [`Sandboxes`] is one test's own name for the `rsentry` binary, by which whatever
+//! it leaves behind can be told from other tests' processes.
+
+mod host;
+mod terminal;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub use host::{Mounts, Process};
+pub use terminal::Terminal;
+
+/// How long anything may take before a test gives up. Generous: machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The user that unprivileged runs use.
+pub const UNPRIVILEGED: u32 = 1000;
+
+/// The `rsentry` binary of this build, built first if need be.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // A test's executable is in target/PROFILE/deps.
+        let me = std::env::current_exe().expect("a test has a path");
+        let profile = me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        build.args(["build", "--quiet", "--package", "rsentry", "--bin", "rsentry"]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        assert!(build.status().expect("cargo runs").success(), "building rsentry failed");
+        profile.join("rsentry")
+    })
+}
+
+/// One test's sandboxes: a name of its own for the binary, and a working directory.
+#[derive(Debug)]
+pub struct Sandboxes {
+    directory: tempfile::TempDir,
+    name: String,
+    mounts: Mounts,
+}
+
+impl Default for Sandboxes {
+    fn default() -> Sandboxes {
+        Sandboxes::new()
+    }
+}
+
+impl Sandboxes {
+    /// A fresh name and working directory. Everybody may read both, for unprivileged runs.
+    pub fn new() -> Sandboxes {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        // A process's name has at most 15 bytes.
+        let name = format!("rs{:x}-{next:x}", std::process::id());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        open_up(directory.path(), 0o755);
+        let binary_copy = directory.path().join(&name);
+        // A copy, because the build directory may be closed to unprivileged users. By another
+        // process, because a descriptor that is open for writing here may be inherited by what
+        // another test thread starts just now, and would make starting the copy fail (ETXTBSY).
+        let copied = Command::new("cp").arg(binary()).arg(&binary_copy).status();
+        assert!(copied.expect("cp runs").success(), "copying rsentry failed");
+        open_up(&binary_copy, 0o755);
+        std::fs::create_dir(directory.path().join("work")).expect("a working directory");
+        open_up(&directory.path().join("work"), 0o777);
+        Sandboxes { directory, name, mounts: Mounts::now() }
+    }
+
+    /// Where the sandboxes are started.
+    pub fn work(&self) -> PathBuf {
+        self.directory.path().join("work")
+    }
+
+    /// `rsentry` with these arguments: no input, output captured, in [`Sandboxes::work`].
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.directory.path().join(&self.name));
+        command.args(arguments).current_dir(self.work());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The same, as a user without privileges. Only root can ask for that.
+    pub fn unprivileged(&self, arguments: &[&str]) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = self.command(arguments);
+        command.uid(UNPRIVILEGED).gid(UNPRIVILEGED).env("HOME", "/home/nobody-special");
+        command
+    }
+
+    /// Both kinds of caller, as far as this test can be them.
+    pub fn callers(&self, arguments: &[&str]) -> Vec<(&'static str, Command)> {
+        let mut all = vec![("the caller", self.command(arguments))];
+        // SAFETY: no arguments.
+        if unsafe { libc::geteuid() } == 0 {
+            all.push(("an unprivileged user", self.unprivileged(arguments)));
+        }
+        all
+    }
+
+    /// Runs to the end and checks that nothing is left.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let output = finish(self.command(arguments));
+        self.assert_nothing_left();
+        output
+    }
+
+    /// Processes of these sandboxes.
+    pub fn processes(&self) -> Vec<Process> {
+        Process::all().into_iter().filter(|process| process.name == self.name).collect()
+    }
+
+    /// Waits until no process is left, then checks that no mount and no file is, either.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        eventually("all processes are gone", || self.processes().is_empty());
+        self.mounts.assert_none_added();
+    }
+}
+
+fn open_up(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, permissions).expect("changing permissions");
+}
+
+/// Runs a command to its end, [`PATIENCE`] long at most.
+#[track_caller]
+pub fn finish(mut command: Command) -> Output {
+    let mut child = command.spawn().expect("rsentry starts");
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = std::thread::spawn(move || drain(stdout));
+    let stderr = std::thread::spawn(move || drain(stderr));
+    let status = wait(&mut child);
+    let collect = |thread: std::thread::JoinHandle<Vec<u8>>| thread.join().expect("a reader");
+    Output { status, stdout: collect(stdout), stderr: collect(stderr) }
+}
+
+fn drain(from: Option<impl std::io::Read>) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Some(mut from) = from {
+        // What has been read before an error still tells something.
+        let _ = from.read_to_end(&mut all);
+    }
+    all
+}
+
+/// Waits for a child, [`PATIENCE`] long at most; kills it then.
+#[track_caller]
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("waiting works") {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().expect("killing works");
+            child.wait().expect("waiting works");
+            panic!("gave up on process {} after {PATIENCE:?}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until `condition` holds, [`PATIENCE`] long at most.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What was printed, as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,77 @@
+//! `rsentry run` refuses bad requests with one line, the right exit code, and nothing left behind.
+
+use rsentry_tests::{Sandboxes, finish, text};
+
+/// Arguments, exit code, and what the line must name.
+const REFUSED: &[(&[&str], i32, &str)] = &[
+    (&[], 125, "no command"),
+    (&["jump"], 125, "jump"),
+    (&["run"], 125, "no program"),
+    (&["run", "--"], 125, "no program"),
+    (&["run", "--nonsense", "true"], 125, "--nonsense"),
+    (&["run", "-z", "true"], 125, "-z"),
+    (&["run", "--root"], 125, "--root"),
+    (&["run", "--root", "/no/such/directory", "true"], 125, "/no/such/directory"),
+    (&["run", "--root", "/etc/passwd", "true"], 125, "/etc/passwd"),
+    (&["run", "--ro", "/no/such/file", "true"], 125, "/no/such/file"),
+    (&["run", "--ro", "/etc:relative", "true"], 125, "--ro"),
+    (&["run", "--ro", ":/x", "true"], 125, "--ro"),
+    (&["run", "--ro", "/etc:/", "true"], 125, "--ro"),
+    (&["run", "--ro", "/etc:/proc/x", "true"], 125, "/proc/x"),
+    (&["run", "--rw", "/dev/null:/x", "true"], 125, "/dev/null"),
+    (&["run", "--rw", "/no\nsuch", "true"], 125, "such"),
+    (&["run", "--ro", "/etc:/x", "--rw", "/usr:/x/.", "true"], 125, "/x"),
+    (&["run", "--tmpfs", "relative", "true"], 125, "--tmpfs"),
+    (&["run", "--env", "=x", "true"], 125, "--env"),
+    (&["run", "--env", "SURELY_NOT_SET_ANYWHERE", "true"], 125, "SURELY_NOT_SET_ANYWHERE"),
+    (&["run", "--workdir", "relative", "true"], 125, "--workdir"),
+    (&["run", "--user", "somebody", "true"], 125, "--user"),
+    (&["run", "--user", "1:4294967295", "true"], 125, "--user"),
+    (&["run", "--hostname", "", "true"], 125, "--hostname"),
+    (&["run", "--platform", "magic", "true"], 125, "magic"),
+    (&["run", "--strace=read,", "true"], 125, "--strace"),
+    (&["run", "--log", "/no/such/directory/log", "true"], 125, "/no/such/directory/log"),
+    (&["run", "--log-format", "xml", "true"], 125, "xml"),
+];
+
+#[test]
+fn bad_requests_get_one_line_that_names_them() {
+    let sandboxes = Sandboxes::new();
+    for &(arguments, code, name) in REFUSED {
+        for (who, command) in sandboxes.callers(arguments) {
+            let output = finish(command);
+            let line = text(&output.stderr);
+            let what = format!("{arguments:?} as {who}: {line:?}");
+            assert_eq!(output.status.code(), Some(code), "{what}");
+            assert!(output.stdout.is_empty(), "{what}");
+            assert_eq!(line.matches('\n').count(), 1, "{what}");
+            assert!(line.starts_with("rsentry: error: ") && line.contains(name), "{what}");
+        }
+    }
+    sandboxes.assert_nothing_left();
+    let files: Vec<_> = std::fs::read_dir(sandboxes.work()).unwrap().collect();
+    assert!(files.is_empty(), "files were left behind: {files:?}");
+}
+
+#[test]
+fn refused_requests_do_not_create_the_log_file() {
+    let sandboxes = Sandboxes::new();
+    let output = sandboxes.run(&["run", "--log", "log", "--root", "/no/such", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(!sandboxes.work().join("log").exists());
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let sandboxes = Sandboxes::new();
+    for (arguments, expected) in [
+        (&["--version"][..], concat!("rsentry ", env!("CARGO_PKG_VERSION"))),
+        (&["--help"], "Usage: rsentry COMMAND"),
+        (&["run", "--help"], "rsentry run [OPTIONS] [--] CMD [ARG...]"),
+    ] {
+        let output = sandboxes.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}");
+        assert!(text(&output.stdout).contains(expected), "{arguments:?}");
+    }
+}
