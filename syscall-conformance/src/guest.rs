@@ -36,6 +36,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             };
             sys::fail_by_exit();
+            helpers::setup();
             (case.run)();
             ExitCode::SUCCESS
         }

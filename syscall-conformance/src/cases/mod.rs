@@ -40,7 +40,11 @@ groups!(
     truncate_fallocate,
     xattrs,
     locks,
+    mmap,
+    memory,
+    fork_wait,
     exec,
+    signals,
 );
 
 /// The case of that `group::name`.

@@ -275,10 +275,19 @@ pub(crate) fn sigmask(how: i32, set: u64) -> u64 {
     old
 }
 
+/// The page through which a faulting child reports.
+static PLACE: AtomicU64 = AtomicU64::new(0);
+
+/// Prepares a process for a case: what the Rust runtime changed is undone, and the page for
+/// `fault` is mapped before a case can free an address it would take.
+pub(crate) fn setup() {
+    action(SIGPIPE, SIG_DFL, 0, &[]);
+    PLACE.store(map_shared(PAGE) as u64, SeqCst);
+}
+
 /// What a fault in `body` reports: signal, si_code, si_addr; `None` when it does not fault.
 #[track_caller]
 pub(crate) fn fault(body: impl FnOnce()) -> Option<(i32, i32, usize)> {
-    static PLACE: AtomicU64 = AtomicU64::new(0);
     extern "C" fn handler(sig: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: PLACE is a shared mapping of a page, the siginfo is the kernel's; then it leaves.
         unsafe {
@@ -289,8 +298,7 @@ pub(crate) fn fault(body: impl FnOnce()) -> Option<(i32, i32, usize)> {
             libc::_exit(99);
         }
     }
-    let page = map_shared(PAGE);
-    PLACE.store(page as u64, SeqCst);
+    let page = PLACE.load(SeqCst) as usize;
     let status = status_of(|| {
         for sig in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
             action(sig, handler as *const () as usize, libc::SA_SIGINFO, &[]);
@@ -301,7 +309,6 @@ pub(crate) fn fault(body: impl FnOnce()) -> Option<(i32, i32, usize)> {
     let at = page as *const u64;
     // SAFETY: the mapping above; the child is gone.
     let got = unsafe { (at.read(), at.add(1).read(), at.add(2).read()) };
-    ok!(SYS_munmap, page, PAGE);
     if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
         return None;
     }
