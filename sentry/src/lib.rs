@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod fs;
 pub mod kernel;
+pub mod loader;
 pub mod mm;
 pub mod syscalls;
 pub mod tty;

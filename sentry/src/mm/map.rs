@@ -324,6 +324,12 @@ impl MemoryManager {
         Ok(top)
     }
 
+    /// `len` free bytes, for the loader.
+    pub fn find_free(&self, len: u64) -> Result<u64, Errno> {
+        let st = self.state.read();
+        st.layout.find(&st.vmas, 0, len, false)
+    }
+
     /// Where to load a position-independent program that has an interpreter.
     pub fn pie_base(&self) -> u64 {
         self.state.read().layout.pie_base()
