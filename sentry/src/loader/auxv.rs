@@ -14,10 +14,5 @@ pub(super) const PLATFORM: &[u8] = b"x86_64\0";
 pub(super) fn machine() -> [(u64, u64); 4] {
     // SAFETY: getauxval only reads what the host passed to this process.
     let host = |entry: u64| (entry, unsafe { libc::getauxval(entry) });
-    [
-        host(AT_MINSIGSTKSZ),
-        host(libc::AT_HWCAP),
-        host(libc::AT_HWCAP2),
-        (libc::AT_PAGESZ, PAGE),
-    ]
+    [host(AT_MINSIGSTKSZ), host(libc::AT_HWCAP), host(libc::AT_HWCAP2), (libc::AT_PAGESZ, PAGE)]
 }

@@ -100,17 +100,19 @@ impl ProgramHeader {
 impl Headers {
     /// Reads the headers of a file that starts with `head`.
     pub(super) fn read(file: &dyn ExecFile, head: &[u8]) -> Result<Headers, NotElf> {
-        Self::parse_header(head).and_then(|(mut headers, count)| {
-            let size = count.checked_mul(PHDR_SIZE).filter(|size| (1..=MAX_PHDRS).contains(size))?;
-            let mut bytes = vec![0; size];
-            if file.read_at(headers.phoff, &mut bytes).ok()? < size {
-                return None;
-            }
-            let parsed = bytes.chunks_exact(PHDR_SIZE).map(ProgramHeader::parse);
-            headers.program = parsed.collect::<Option<_>>()?;
-            Some(headers)
-        })
-        .ok_or(NotElf)
+        Self::parse_header(head)
+            .and_then(|(mut headers, count)| {
+                let size =
+                    count.checked_mul(PHDR_SIZE).filter(|size| (1..=MAX_PHDRS).contains(size))?;
+                let mut bytes = vec![0; size];
+                if file.read_at(headers.phoff, &mut bytes).ok()? < size {
+                    return None;
+                }
+                let parsed = bytes.chunks_exact(PHDR_SIZE).map(ProgramHeader::parse);
+                headers.program = parsed.collect::<Option<_>>()?;
+                Some(headers)
+            })
+            .ok_or(NotElf)
     }
 
     /// The ELF header, and the number of program headers. As Linux does, only looks at what it

@@ -96,7 +96,8 @@ impl Prepared {
         let stack_limits = MmLimits { stack: u64::MAX, ..*limits };
         let top = mm.map_stack(length.min(limit), self.headers.exec_stack(), &stack_limits)?;
 
-        let image = map_program(mm, limits, &*self.file, &self.headers, self.interpreter.is_some())?;
+        let image =
+            map_program(mm, limits, &*self.file, &self.headers, self.interpreter.is_some())?;
         let brk = if self.headers.dynamic && self.interpreter.is_none() && random {
             // A static PIE sits in the mmap area, where its heap could not grow.
             mm.pie_base()
@@ -144,9 +145,8 @@ impl Prepared {
             (libc::AT_PLATFORM, places.platform),
             (libc::AT_NULL, 0),
         ]);
-        let (sp, bytes) = places
-            .fill(top, &self.filename, &self.env, &self.args, &auxv)
-            .ok_or(Errno::E2BIG)?;
+        let (sp, bytes) =
+            places.fill(top, &self.filename, &self.env, &self.args, &auxv).ok_or(Errno::E2BIG)?;
         mm.write_bytes(sp, &bytes)?;
 
         mm.set_brk(brk);
@@ -161,7 +161,7 @@ impl Prepared {
                 arg: strings_end(places.args, self.args.as_bytes().len()),
                 env: strings_end(places.env, self.env.as_bytes().len()),
                 auxv,
-                exe: self.file.mapped_file(),
+                exe: self.file.description(),
             };
         });
         Ok(Registers {
@@ -189,11 +189,7 @@ fn map_program(
         0
     } else {
         let align = headers.alignment();
-        let base = if has_interpreter {
-            mm.pie_base()
-        } else {
-            find_aligned(mm, size, align)?
-        };
+        let base = if has_interpreter { mm.pie_base() } else { find_aligned(mm, size, align)? };
         page_down(base & !(align - 1)).wrapping_sub(low)
     };
     map_segments(mm, limits, file, headers, bias)
@@ -298,8 +294,7 @@ fn map_segment(
     let bss_end = page_up(end).ok_or(Errno::EINVAL)?;
     if bss_end > mapped_end {
         let fixed = if load.file_size > 0 { libc::MAP_FIXED } else { fixed };
-        let request =
-            MmapRequest::anonymous(mapped_end, bss_end - mapped_end, prot, fixed);
+        let request = MmapRequest::anonymous(mapped_end, bss_end - mapped_end, prot, fixed);
         mm.mmap(&request, limits)?;
     }
     Ok(())
