@@ -1,4 +1,6 @@
 //! The file systems: one module or folder each, all behind the traits of [`crate::vfs`].
 
 pub mod anon;
+pub mod eventfd;
+pub mod pipe;
 pub mod pseudo;

@@ -12,6 +12,7 @@ pub mod cred;
 pub mod current;
 pub mod fd_table;
 pub mod fs_context;
+pub mod futex;
 pub mod task;
 pub mod task_table;
 pub mod thread_group;
@@ -43,6 +44,8 @@ pub struct Kernel {
     pub memory: Arc<MemoryFile>,
     /// All tasks by number.
     pub tasks: TaskTable,
+    /// Who waits on which word of memory.
+    pub futexes: futex::FutexTable,
     /// Calls that were asked for and are not there.
     pub unsupported: unsupported::Unsupported,
     /// Prints system calls, if somebody asked for it.
@@ -77,6 +80,7 @@ impl Kernel {
             platform,
             memory,
             tasks: TaskTable::default(),
+            futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),

@@ -1,7 +1,7 @@
 //! A task: one guest thread, as other tasks may see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use abi::Errno;
 use parking_lot::{Mutex, RwLock};
@@ -10,7 +10,7 @@ use platform::Kicker;
 use super::cpu_clock::{CpuClock, Mode};
 use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
 use crate::mm::MemoryManager;
-use crate::vfs::FileDescription;
+use crate::vfs::{FileDescription, IoSrc};
 
 /// One guest thread.
 pub struct Task {
@@ -28,6 +28,8 @@ pub struct Task {
     comm: Mutex<[u8; 16]>,
     /// How it sleeps.
     pub sleeper: Arc<Sleeper>,
+    /// Head of its list of robust futexes (set_robust_list(2)), 0 for none.
+    pub robust_list: AtomicU64,
     /// How much processor time it has had.
     pub cpu: CpuClock,
     /// Set when something wants its attention before it runs guest code again: a signal, an exit.
@@ -69,6 +71,7 @@ impl Task {
             fs: RwLock::new(parts.fs),
             comm: Mutex::new(parts.comm),
             sleeper: Arc::default(),
+            robust_list: AtomicU64::new(0),
             cpu: CpuClock::default(),
             attention: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
@@ -178,6 +181,22 @@ impl Task {
             return Err(Errno::ERESTARTSYS);
         }
         if woken { Ok(()) } else { Err(Errno::ETIMEDOUT) }
+    }
+
+    /// As [`Task::block_on`] for a write of `src`: what was taken counts, even if an error or an
+    /// interruption followed.
+    pub fn block_write(
+        &self,
+        file: &FileDescription,
+        src: &mut IoSrc<'_>,
+        mut op: impl FnMut(&mut IoSrc<'_>) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let before = src.done();
+        let result = self.block_on(file, Events::WRITABLE, None, || op(src));
+        match (src.done() - before, result) {
+            (0, result) => result,
+            (done, _) => Ok(done),
+        }
     }
 
     /// Repeats `op` until it says something else than `EAGAIN`, sleeping on the file's wait queue

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use crate::mm::FileMapping;
-use crate::vfs::FileDescription;
+use crate::mm::{FileMapping, MappedFile};
 
 mod auxv;
 mod elf;
@@ -31,7 +30,7 @@ pub trait ExecFile: Send + Sync {
     /// What to map. Executing implies reading; the file is never mapped for writing to it.
     fn mapping(&self) -> FileMapping;
     /// The open file, for /proc/PID/exe.
-    fn description(&self) -> Option<Arc<FileDescription>>;
+    fn mapped_file(&self) -> Option<Arc<dyn MappedFile>>;
 }
 
 /// Opens files for execution, as `open_exec` does: follows symbolic links, with the caller's

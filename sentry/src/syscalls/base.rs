@@ -31,9 +31,9 @@ pub fn write(cur: &mut Current, args: &Args) -> SysResult {
     }
     let mm = cur.mm.clone();
     let mut src = IoSrc::user(&mm, [(args.u64(1), args.size(2))]);
-    let n = cur.block_on(&file, Events::WRITABLE, None, || {
+    let n = cur.block_write(&file, &mut src, |src| {
         let mut pos = file.pos().lock();
-        let n = file.ops().write(&mut src, *pos)?;
+        let n = file.ops().write(src, *pos)?;
         *pos += n as u64;
         Ok(n)
     })?;

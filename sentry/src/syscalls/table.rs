@@ -7,7 +7,7 @@
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
-use super::{Arg, Entry, Support, base, mm, time};
+use super::{Arg, Entry, Support, base, futex, pipe, time};
 
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
@@ -40,10 +40,10 @@ table! {
     6 lstat(path: Path, statbuf: Ptr) => none;
     7 poll(fds: Ptr, nfds: Uint, timeout: Int) => none;
     8 lseek(fd: Fd, offset: Int, whence: Whence) => none;
-    9 mmap(addr: Ptr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex) => mm::mmap;
-    10 mprotect(addr: Ptr, length: Size, prot: Prot) => mm::mprotect;
-    11 munmap(addr: Ptr, length: Size) => mm::munmap;
-    12 brk(addr: Ptr) => mm::brk;
+    9 mmap(addr: Ptr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex) => none;
+    10 mprotect(addr: Ptr, length: Size, prot: Prot) => none;
+    11 munmap(addr: Ptr, length: Size) => none;
+    12 brk(addr: Ptr) => none;
     13 rt_sigaction(sig: Signal, act: Ptr, oldact: Ptr, sigsetsize: Size) => none;
     14 rt_sigprocmask(how: SigHow, set: SigSet, oldset: Ptr, sigsetsize: Size) => none;
     15 rt_sigreturn() => none;
@@ -53,13 +53,13 @@ table! {
     19 readv(fd: Fd, iov: Ptr, iovcnt: Int) => none;
     20 writev(fd: Fd, iov: Ptr, iovcnt: Int) => none;
     21 access(path: Path, mode: Oct) => none;
-    22 pipe(pipefd: Ptr) => none;
+    22 pipe(pipefd: Ptr) => pipe::pipe;
     23 select(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr) => none;
     24 sched_yield() => none;
-    25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => mm::mremap;
-    26 msync(addr: Ptr, length: Size, flags: Hex) => mm::msync;
-    27 mincore(addr: Ptr, length: Size, vec: Ptr) => mm::mincore;
-    28 madvise(addr: Ptr, length: Size, advice: Int) => mm::madvise;
+    25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => none;
+    26 msync(addr: Ptr, length: Size, flags: Hex) => none;
+    27 mincore(addr: Ptr, length: Size, vec: Ptr) => none;
+    28 madvise(addr: Ptr, length: Size, advice: Int) => none;
     29 shmget(key: Hex, size: Size, shmflg: Oct) => none;
     30 shmat(shmid: Int, addr: Ptr, shmflg: Oct) => none;
     31 shmctl(shmid: Int, cmd: Int, buf: Ptr) => none;
@@ -180,10 +180,10 @@ table! {
     146 sched_get_priority_max(policy: Int) => none;
     147 sched_get_priority_min(policy: Int) => none;
     148 sched_rr_get_interval(pid: Int, tp: Ptr) => none;
-    149 mlock(addr: Ptr, len: Size) => mm::mlock;
-    150 munlock(addr: Ptr, len: Size) => mm::munlock;
-    151 mlockall(flags: Hex) => mm::mlockall;
-    152 munlockall() => mm::munlockall;
+    149 mlock(addr: Ptr, len: Size) => none;
+    150 munlock(addr: Ptr, len: Size) => none;
+    151 mlockall(flags: Hex) => none;
+    152 munlockall() => none;
     153 vhangup() => none;
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => none;
@@ -233,7 +233,7 @@ table! {
     199 fremovexattr(fd: Fd, name: Str) => none;
     200 tkill(tid: Int, sig: Signal) => none;
     201 time(tloc: Ptr) => time::time;
-    202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => none;
+    202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => futex::futex, "no priority inheritance (ENOSYS)";
     203 sched_setaffinity(pid: Int, len: Size, mask: Ptr) => none;
     204 sched_getaffinity(pid: Int, len: Size, mask: Ptr) => none;
     205 set_thread_area(u_info: Ptr) => none;
@@ -304,8 +304,8 @@ table! {
     270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => none;
     271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => none;
     272 unshare(flags: CloneFlags) => none;
-    273 set_robust_list(head: Ptr, len: Size) => none;
-    274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => none;
+    273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
+    274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
     275 splice(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
     276 tee(fd_in: Fd, fd_out: Fd, len: Size, flags: Hex) => none;
     277 sync_file_range(fd: Fd, offset: Int, nbytes: Int, flags: Hex) => none;
@@ -315,16 +315,16 @@ table! {
     281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => none;
     282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => none;
     283 timerfd_create(clockid: Clock, flags: Hex) => none;
-    284 eventfd(initval: Uint) => none;
+    284 eventfd(initval: Uint) => pipe::eventfd;
     285 fallocate(fd: Fd, mode: Hex, offset: Int, len: Int) => none;
     286 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) => none;
     287 timerfd_gettime(fd: Fd, curr: Ptr) => none;
     288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => none;
     289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => none;
-    290 eventfd2(initval: Uint, flags: Hex) => none;
+    290 eventfd2(initval: Uint, flags: Hex) => pipe::eventfd2;
     291 epoll_create1(flags: Hex) => none;
     292 dup3(oldfd: Fd, newfd: Fd, flags: OpenFlags) => none;
-    293 pipe2(pipefd: Ptr, flags: OpenFlags) => none;
+    293 pipe2(pipefd: Ptr, flags: OpenFlags) => pipe::pipe2;
     294 inotify_init1(flags: Hex) => none;
     295 preadv(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => none;
     296 pwritev(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => none;
@@ -356,13 +356,13 @@ table! {
     322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => none;
     323 userfaultfd(flags: Hex) => none;
     324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => none;
-    325 mlock2(addr: Ptr, len: Size, flags: Hex) => mm::mlock2;
+    325 mlock2(addr: Ptr, len: Size, flags: Hex) => none;
     326 copy_file_range(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
     327 preadv2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => none;
     328 pwritev2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => none;
-    329 pkey_mprotect(addr: Ptr, len: Size, prot: Prot, pkey: Int) => mm::pkey_mprotect;
-    330 pkey_alloc(flags: Hex, access: Hex) => mm::pkey_alloc;
-    331 pkey_free(pkey: Int) => mm::pkey_free;
+    329 pkey_mprotect(addr: Ptr, len: Size, prot: Prot, pkey: Int) => none;
+    330 pkey_alloc(flags: Hex, access: Hex) => none;
+    331 pkey_free(pkey: Int) => none;
     332 statx(dirfd: AtFd, path: Path, flags: AtFlags, mask: Hex, statxbuf: Ptr) => none;
     333 io_pgetevents() => none;
     334 rseq(rseq: Ptr, len: Uint, flags: Hex, sig: Hex) => none;
@@ -391,14 +391,14 @@ table! {
     446 landlock_restrict_self() => none;
     447 memfd_secret(flags: Hex) => none;
     448 process_mrelease(pidfd: Fd, flags: Hex) => none;
-    449 futex_waitv(waiters: Ptr, nr: Uint, flags: Hex, timeout: Timespec, clockid: Clock) => none;
+    449 futex_waitv(waiters: Ptr, nr: Uint, flags: Hex, timeout: Timespec, clockid: Clock) => futex::futex_waitv;
     450 set_mempolicy_home_node() => none;
     451 cachestat(fd: Fd, range: Ptr, cstat: Ptr, flags: Hex) => none;
     452 fchmodat2(dirfd: AtFd, path: Path, mode: Mode, flags: AtFlags) => none;
     453 map_shadow_stack() => none;
-    454 futex_wake(uaddr: Ptr, mask: Hex, nr: Int, flags: Hex) => none;
-    455 futex_wait(uaddr: Ptr, val: Hex, mask: Hex, flags: Hex, timeout: Timespec, clockid: Clock) => none;
-    456 futex_requeue(waiters: Ptr, flags: Hex, nr_wake: Int, nr_requeue: Int) => none;
+    454 futex_wake(uaddr: Ptr, mask: Hex, nr: Int, flags: Hex) => futex::futex_wake;
+    455 futex_wait(uaddr: Ptr, val: Hex, mask: Hex, flags: Hex, timeout: Timespec, clockid: Clock) => futex::futex_wait;
+    456 futex_requeue(waiters: Ptr, flags: Hex, nr_wake: Int, nr_requeue: Int) => futex::futex_requeue;
     457 statmount() => none;
     458 listmount() => none;
     459 lsm_get_self_attr() => none;

@@ -88,7 +88,8 @@ pub trait FileOps: Send + Sync + Any {
         let _ = (dst, offset);
         Err(Errno::EINVAL)
     }
-    /// Writes at `offset`.
+    /// Writes at `offset`. A file that must take all of what a blocking writer gives (a pipe) says
+    /// `EAGAIN` after it took a part; `src.done()` tells how much (`Task::block_write`).
     fn write(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
         let _ = (src, offset);
         Err(Errno::EINVAL)
