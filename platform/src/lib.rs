@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 mod arch;
 pub mod memory_file;
+pub mod ptrace;
 pub mod usercopy;
 
 pub use memory_file::{Frames, MemoryFile};
@@ -169,6 +170,12 @@ impl Error {
 /// The calling thread's errno.
 pub(crate) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// The host calls that a Sentry makes on behalf of this crate once it is locked down, besides
+/// those that any Rust program makes (threads, futexes, heap memory, signal return).
+pub fn host_syscalls() -> &'static [i64] {
+    ptrace::HOST_SYSCALLS
 }
 
 /// A way to run guest code.

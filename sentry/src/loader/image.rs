@@ -161,7 +161,7 @@ impl Prepared {
                 arg: strings_end(places.args, self.args.as_bytes().len()),
                 env: strings_end(places.env, self.env.as_bytes().len()),
                 auxv,
-                exe: self.file.mapped_file(),
+                exe: self.file.description(),
             };
         });
         Ok(Registers {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use crate::mm::{FileMapping, MappedFile};
+use crate::mm::FileMapping;
+use crate::vfs::FileDescription;
 
 mod auxv;
 mod elf;
@@ -30,7 +31,7 @@ pub trait ExecFile: Send + Sync {
     /// What to map. Executing implies reading; the file is never mapped for writing to it.
     fn mapping(&self) -> FileMapping;
     /// The open file, for /proc/PID/exe.
-    fn mapped_file(&self) -> Option<Arc<dyn MappedFile>>;
+    fn description(&self) -> Option<Arc<FileDescription>>;
 }
 
 /// Opens files for execution, as `open_exec` does: follows symbolic links, with the caller's

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::mappable::{MapFault, Mappable, MappedFile};
+use super::mappable::{MapFault, Mappable};
 use super::vma::{VmFlags, Vma, VmaName, VmaObject};
 use super::{
     MAX_MAP_COUNT, MAX_PMAS, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, ShmemObject, State,
     TASK_SIZE, host, page_down, page_up,
 };
+use crate::vfs::FileDescription;
 
 /// Anonymous memory that gets its frames at once; bigger areas on the first touch.
 pub(super) const EAGER: u64 = 16 << 20;
@@ -24,7 +25,7 @@ pub struct FileMapping {
     /// What the file offers (`ENODEV` if nothing).
     pub object: Result<Arc<dyn Mappable>, Errno>,
     /// The open file, for /proc/PID/maps. Kept open by the mapping.
-    pub file: Option<Arc<dyn MappedFile>>,
+    pub file: Option<Arc<FileDescription>>,
     /// Open for reading.
     pub readable: bool,
     /// Open for writing.

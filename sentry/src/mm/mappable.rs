@@ -71,14 +71,6 @@ pub trait Mappable: Send + Sync {
     }
 }
 
-/// The open file behind a mapping, as /proc/PID/maps shows it. The VFS's file description.
-pub trait MappedFile: Send + Sync {
-    /// The path, as `d_path` gives it (with `" (deleted)"`).
-    fn path(&self) -> Vec<u8>;
-    /// Device (major, minor) and inode number.
-    fn dev_ino(&self) -> (u32, u32, u64);
-}
-
 /// Whether two references name the same object.
 pub(super) fn same_object(a: &Arc<dyn Mappable>, b: &Arc<dyn Mappable>) -> bool {
     std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))

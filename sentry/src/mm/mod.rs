@@ -41,7 +41,7 @@ pub use host::{random_bytes, random_u64};
 pub use host_file::HostFile;
 pub use layout::{MMAP_MIN_ADDR, TASK_SIZE};
 pub use map::{FileMapping, MmapRequest};
-pub use mappable::{Extent, MapFault, Mappable, MappedFile, MappingRegistry, Translation};
+pub use mappable::{Extent, MapFault, Mappable, MappingRegistry, Translation};
 pub use proc::{ExecInfo, MemoryUse, Resident, VmaInfo};
 pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
 pub use vma::VmFlags;

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::mappable::MappedFile;
 use super::vma::{VmFlags, VmaName};
 use super::{MemoryManager, PAGE, State};
+use crate::vfs::FileDescription;
 
 /// Where the parts of a program are (`struct mm_struct`'s fields of these names; prctl(2)
 /// `PR_SET_MM`, /proc/PID/stat, cmdline, environ, auxv, exe).
@@ -20,11 +20,11 @@ pub struct ExecInfo {
     pub arg: Range<u64>,
     pub env: Range<u64>,
     pub auxv: Vec<(u64, u64)>,
-    pub exe: Option<Arc<dyn MappedFile>>,
+    pub exe: Option<Arc<FileDescription>>,
 }
 
 /// One area, for /proc/PID/maps and smaps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct VmaInfo {
     /// Addresses.
     pub range: Range<u64>,
@@ -32,12 +32,11 @@ pub struct VmaInfo {
     pub flags: VmFlags,
     /// Offset in the file.
     pub offset: u64,
-    /// Device (major, minor) and inode of the file.
-    pub dev_ino: (u32, u32, u64),
-    /// Path of the file, or `[stack]` and the like; empty for plain anonymous memory.
+    /// The file.
+    pub file: Option<Arc<FileDescription>>,
+    /// What stands in the place of a file's path: `[stack]`, `/dev/zero (deleted)` and the like;
+    /// empty for plain anonymous memory.
     pub name: Vec<u8>,
-    /// Whether it maps a file or shared memory.
-    pub is_file: bool,
 }
 
 /// Sizes in bytes, for /proc/PID/status and statm.
@@ -86,7 +85,7 @@ pub struct Resident {
 impl MemoryManager {
     /// Calls `f` with the areas from `start` on, in order, until it returns false.
     pub fn for_each_vma(&self, start: u64, mut f: impl FnMut(VmaInfo) -> bool) {
-        // Paths take VFS locks, which come before ours: collect first.
+        // What `f` does with paths takes VFS locks, which come before ours: collect first.
         let (areas, brk, stack) = {
             let st = self.state.read();
             let areas: Vec<_> = st
@@ -100,22 +99,15 @@ impl MemoryManager {
             let mut info = VmaInfo {
                 flags: vma.flags,
                 offset: vma.backing.as_ref().map_or(0, |backing| backing.offset),
-                dev_ino: (0, 0, 0),
+                file: vma.backing.as_ref().and_then(|backing| backing.file.clone()),
                 name: Vec::new(),
-                is_file: vma.backing.is_some(),
                 range,
             };
             match (&vma.backing, &vma.name) {
-                (Some(backing), _) => match &backing.file {
-                    Some(file) => {
-                        info.dev_ino = file.dev_ino();
-                        info.name = file.path();
-                    }
-                    None => {
-                        info.dev_ino = (0, 1, Arc::as_ptr(&backing.object).addr() as u64 >> 4);
-                        info.name = b"/dev/zero (deleted)".to_vec();
-                    }
-                },
+                (Some(backing), _) if backing.file.is_none() => {
+                    info.name = b"/dev/zero (deleted)".to_vec();
+                }
+                (Some(_), _) => {}
                 (None, VmaName::Vvar) => info.name = b"[vvar]".to_vec(),
                 (None, VmaName::Vdso) => info.name = b"[vdso]".to_vec(),
                 (None, VmaName::Anon(name)) => info.name = format!("[anon:{name}]").into_bytes(),

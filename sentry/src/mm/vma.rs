@@ -6,7 +6,8 @@ use bitflags::bitflags;
 use platform::Prot;
 
 use super::interval_map::Segment;
-use super::mappable::{Mappable, MappedFile, same_object};
+use super::mappable::{Mappable, same_object};
+use crate::vfs::FileDescription;
 
 bitflags! {
     /// `vm_flags` (`include/linux/mm.h`), with Linux's values.
@@ -96,7 +97,7 @@ pub(super) struct VmaObject {
     /// Offset in the object of the area's first byte.
     pub(super) offset: u64,
     /// The open file; none for shared anonymous memory.
-    pub(super) file: Option<Arc<dyn MappedFile>>,
+    pub(super) file: Option<Arc<FileDescription>>,
 }
 
 /// What /proc/PID/maps shows for an area that maps no file.
@@ -159,7 +160,7 @@ impl Segment for Vma {
             (Some(a), Some(b)) => {
                 let same_file = match (&a.file, &b.file) {
                     (None, None) => true,
-                    (Some(x), Some(y)) => std::ptr::addr_eq(Arc::as_ptr(x), Arc::as_ptr(y)),
+                    (Some(x), Some(y)) => Arc::ptr_eq(x, y),
                     _ => false,
                 };
                 same_file

@@ -4,6 +4,7 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod base;
+pub(crate) mod mm;
 mod futex;
 mod pipe;
 pub mod strace;

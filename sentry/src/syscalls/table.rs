@@ -7,7 +7,7 @@
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
-use super::{Arg, Entry, Support, base, futex, pipe, time};
+use super::{Arg, Entry, Support, base, futex, mm, pipe, time};
 
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
@@ -40,10 +40,10 @@ table! {
     6 lstat(path: Path, statbuf: Ptr) => none;
     7 poll(fds: Ptr, nfds: Uint, timeout: Int) => none;
     8 lseek(fd: Fd, offset: Int, whence: Whence) => none;
-    9 mmap(addr: Ptr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex) => none;
-    10 mprotect(addr: Ptr, length: Size, prot: Prot) => none;
-    11 munmap(addr: Ptr, length: Size) => none;
-    12 brk(addr: Ptr) => none;
+    9 mmap(addr: Ptr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex) => mm::mmap;
+    10 mprotect(addr: Ptr, length: Size, prot: Prot) => mm::mprotect;
+    11 munmap(addr: Ptr, length: Size) => mm::munmap;
+    12 brk(addr: Ptr) => mm::brk;
     13 rt_sigaction(sig: Signal, act: Ptr, oldact: Ptr, sigsetsize: Size) => none;
     14 rt_sigprocmask(how: SigHow, set: SigSet, oldset: Ptr, sigsetsize: Size) => none;
     15 rt_sigreturn() => none;
@@ -56,10 +56,10 @@ table! {
     22 pipe(pipefd: Ptr) => pipe::pipe;
     23 select(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr) => none;
     24 sched_yield() => none;
-    25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => none;
-    26 msync(addr: Ptr, length: Size, flags: Hex) => none;
-    27 mincore(addr: Ptr, length: Size, vec: Ptr) => none;
-    28 madvise(addr: Ptr, length: Size, advice: Int) => none;
+    25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => mm::mremap;
+    26 msync(addr: Ptr, length: Size, flags: Hex) => mm::msync;
+    27 mincore(addr: Ptr, length: Size, vec: Ptr) => mm::mincore;
+    28 madvise(addr: Ptr, length: Size, advice: Int) => mm::madvise;
     29 shmget(key: Hex, size: Size, shmflg: Oct) => none;
     30 shmat(shmid: Int, addr: Ptr, shmflg: Oct) => none;
     31 shmctl(shmid: Int, cmd: Int, buf: Ptr) => none;
@@ -180,10 +180,10 @@ table! {
     146 sched_get_priority_max(policy: Int) => none;
     147 sched_get_priority_min(policy: Int) => none;
     148 sched_rr_get_interval(pid: Int, tp: Ptr) => none;
-    149 mlock(addr: Ptr, len: Size) => none;
-    150 munlock(addr: Ptr, len: Size) => none;
-    151 mlockall(flags: Hex) => none;
-    152 munlockall() => none;
+    149 mlock(addr: Ptr, len: Size) => mm::mlock;
+    150 munlock(addr: Ptr, len: Size) => mm::munlock;
+    151 mlockall(flags: Hex) => mm::mlockall;
+    152 munlockall() => mm::munlockall;
     153 vhangup() => none;
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => none;
@@ -356,13 +356,13 @@ table! {
     322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => none;
     323 userfaultfd(flags: Hex) => none;
     324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => none;
-    325 mlock2(addr: Ptr, len: Size, flags: Hex) => none;
+    325 mlock2(addr: Ptr, len: Size, flags: Hex) => mm::mlock2;
     326 copy_file_range(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
     327 preadv2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => none;
     328 pwritev2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => none;
-    329 pkey_mprotect(addr: Ptr, len: Size, prot: Prot, pkey: Int) => none;
-    330 pkey_alloc(flags: Hex, access: Hex) => none;
-    331 pkey_free(pkey: Int) => none;
+    329 pkey_mprotect(addr: Ptr, len: Size, prot: Prot, pkey: Int) => mm::pkey_mprotect;
+    330 pkey_alloc(flags: Hex, access: Hex) => mm::pkey_alloc;
+    331 pkey_free(pkey: Int) => mm::pkey_free;
     332 statx(dirfd: AtFd, path: Path, flags: AtFlags, mask: Hex, statxbuf: Ptr) => none;
     333 io_pgetevents() => none;
     334 rseq(rseq: Ptr, len: Uint, flags: Hex, sig: Hex) => none;

@@ -1,0 +1,270 @@
+//! Which CPU a guest thread and its Sentry thread run on.
+//!
+//! A ptrace stop hands over to the tracer 10 to 20 times faster when both are on one CPU, and the
+//! host's scheduler does not keep them there by itself. So each pair is pinned to one CPU, near its
+//! creator at first. A balancer thread looks at the pairs every [`TICK`] while any is active:
+//! * a guest thread that ran for a whole tick without a trap computes; it is let loose on all
+//!   CPUs until its next trap, when one slow hand-over does not matter;
+//! * if one CPU has two active pairs more than another for [`PATIENCE`] ticks, one moves over.
+//!
+//! While nothing is active, or everything active was let loose, the balancer sleeps.
+//!
+//! Locks: `Cpus::slots` -> `Slot::affinity`; both are held for a system call at most.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::sys::Tid;
+
+const TICK: Duration = Duration::from_millis(10);
+const PATIENCE: u32 = 3;
+
+/// Restricts a thread (0: the caller) to some CPUs. Failure only costs time.
+fn set_affinity(tid: Tid, cpus: impl IntoIterator<Item = usize>) {
+    // SAFETY: all-zero is an empty set, `CPU_SET` ignores numbers that do not fit, and the call
+    // reads the set only.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in cpus {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        libc::sched_setaffinity(tid, size_of_val(&set), &set);
+    }
+}
+
+fn current() -> usize {
+    // SAFETY: plain system call.
+    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
+}
+
+/// Makes a sleeping thread wake up on the caller's CPU.
+pub(super) fn bring_here(tid: Tid) {
+    set_affinity(tid, [current()]);
+}
+
+/// The CPUs of this sandbox and the pairs on them.
+pub(super) struct Cpus {
+    cpus: Vec<usize>,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    asleep: AtomicBool,
+    wake_up: Condvar,
+    started: AtomicBool,
+    this: Weak<Cpus>,
+}
+
+/// A guest thread and its Sentry thread.
+pub(super) struct Slot {
+    stub: Tid,
+    /// Odd while guest code may run; grows with each entry and exit.
+    runs: AtomicU64,
+    /// Where the pair is to be, as an index into `Cpus::cpus`.
+    wanted: AtomicUsize,
+    affinity: Mutex<Affinity>,
+    /// Whether `affinity` must be looked at before the next run.
+    moved: AtomicBool,
+}
+
+struct Affinity {
+    /// Where the pair is pinned; `None` while the guest thread is let loose.
+    at: Option<usize>,
+}
+
+impl Cpus {
+    /// All CPUs that the caller may use.
+    pub(super) fn new() -> Arc<Cpus> {
+        // SAFETY: all-zero is an empty set; the call fills it.
+        let set = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+            set
+        };
+        // SAFETY: within the set's capacity.
+        let cpus = (0..libc::CPU_SETSIZE as usize).filter(|&c| unsafe { libc::CPU_ISSET(c, &set) });
+        Arc::new_cyclic(|this| Cpus {
+            cpus: cpus.collect(),
+            slots: Mutex::new(Vec::new()),
+            asleep: AtomicBool::new(false),
+            wake_up: Condvar::new(),
+            started: AtomicBool::new(false),
+            this: this.clone(),
+        })
+    }
+
+    fn can_choose(&self) -> bool {
+        self.cpus.len() > 1
+    }
+
+    /// Pins the calling thread near where it is, as the Sentry's half of a pair. Returns the
+    /// place for [`Cpus::add`].
+    pub(super) fn settle(&self) -> usize {
+        if !self.can_choose() {
+            return 0;
+        }
+        let here = current();
+        let here = self.cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
+        set_affinity(0, [self.cpus[here]]);
+        here
+    }
+
+    /// Registers a pair whose halves are both pinned at `place`.
+    pub(super) fn add(&self, stub: Tid, place: usize) -> Arc<Slot> {
+        let slot = Arc::new(Slot {
+            stub,
+            runs: AtomicU64::new(0),
+            wanted: AtomicUsize::new(place),
+            affinity: Mutex::new(Affinity { at: Some(place) }),
+            moved: AtomicBool::new(false),
+        });
+        if self.can_choose() {
+            self.slots.lock().push(slot.clone());
+            if !self.started.swap(true, Ordering::Relaxed) {
+                self.start_balancer();
+            }
+        }
+        slot
+    }
+
+    /// Forgets a pair. The calling thread may use all CPUs again.
+    pub(super) fn remove(&self, slot: &Arc<Slot>) {
+        if self.can_choose() {
+            self.slots.lock().retain(|s| !Arc::ptr_eq(s, slot));
+            set_affinity(0, self.cpus.iter().copied());
+        }
+    }
+
+    /// To be called on the Sentry's half directly before guest code runs.
+    pub(super) fn enter(&self, slot: &Slot) {
+        if slot.moved.load(Ordering::Acquire) {
+            self.pin(slot);
+        }
+        let runs = slot.runs.load(Ordering::Relaxed);
+        slot.runs.store(runs + 1, Ordering::Relaxed);
+        if self.asleep.load(Ordering::Relaxed) && self.can_choose() {
+            self.wake();
+        }
+    }
+
+    /// To be called when guest code has stopped.
+    pub(super) fn leave(&self, slot: &Slot) {
+        let runs = slot.runs.load(Ordering::Relaxed);
+        slot.runs.store(runs + 1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn pin(&self, slot: &Slot) {
+        let mut affinity = slot.affinity.lock();
+        slot.moved.store(false, Ordering::Relaxed);
+        let wanted = slot.wanted.load(Ordering::Relaxed);
+        if affinity.at != Some(wanted) {
+            set_affinity(slot.stub, [self.cpus[wanted]]);
+            set_affinity(0, [self.cpus[wanted]]);
+            affinity.at = Some(wanted);
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        // Under the lock, so that the balancer is either before its last look or in its sleep.
+        let _slots = self.slots.lock();
+        if self.asleep.swap(false, Ordering::Relaxed) {
+            self.wake_up.notify_one();
+        }
+    }
+
+    /// The balancer lives as long as `self`, or a little longer.
+    fn start_balancer(&self) {
+        let this = self.this.clone();
+        let all = self.cpus.clone();
+        let started = std::thread::Builder::new().name("balancer".into()).spawn(move || {
+            set_affinity(0, all);
+            let mut watch = Watch::default();
+            while let Some(cpus) = this.upgrade() {
+                let nap = {
+                    let mut slots = cpus.slots.lock();
+                    let active = watch.look(&cpus, &slots);
+                    if !active && !slots.is_empty() {
+                        cpus.asleep.store(true, Ordering::Relaxed);
+                        cpus.wake_up.wait(&mut slots);
+                    }
+                    if slots.is_empty() {
+                        // Let go of `cpus`; the next pair starts another balancer.
+                        cpus.started.store(false, Ordering::Relaxed);
+                        return;
+                    }
+                    TICK
+                };
+                drop(cpus);
+                std::thread::sleep(nap);
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "no balancer thread: guest threads stay where they are");
+        }
+    }
+}
+
+impl Slot {
+    /// Lets a guest thread loose that is still in the run that was seen. False if it is not.
+    fn let_loose(&self, cpus: &Cpus, runs: u64) -> bool {
+        let mut affinity = self.affinity.lock();
+        if affinity.at.is_none() || self.runs.load(Ordering::Relaxed) != runs {
+            return false;
+        }
+        set_affinity(self.stub, cpus.cpus.iter().copied());
+        affinity.at = None;
+        self.moved.store(true, Ordering::Release);
+        true
+    }
+}
+
+/// What the balancer saw at its last look.
+#[derive(Default)]
+struct Watch {
+    /// Address of a slot, and its `runs`.
+    seen: std::collections::HashMap<usize, u64>,
+    uneven: u32,
+}
+
+impl Watch {
+    /// Looks at all pairs; acts on what changed since the last look. Returns whether any pinned
+    /// pair was active.
+    fn look(&mut self, cpus: &Cpus, slots: &[Arc<Slot>]) -> bool {
+        let mut active: Vec<Vec<&Slot>> = vec![Vec::new(); cpus.cpus.len()];
+        let mut seen = std::collections::HashMap::with_capacity(slots.len());
+        for slot in slots {
+            let key = Arc::as_ptr(slot) as usize;
+            let runs = slot.runs.load(Ordering::Relaxed);
+            let before = self.seen.get(&key).copied();
+            seen.insert(key, runs);
+            let running = runs % 2 == 1;
+            if running && before == Some(runs) {
+                slot.let_loose(cpus, runs);
+            } else if running || before != Some(runs) {
+                active[slot.wanted.load(Ordering::Relaxed)].push(slot);
+            }
+        }
+        self.seen = seen;
+        let (most, least) = (
+            (0..active.len()).max_by_key(|&i| active[i].len()),
+            (0..active.len()).min_by_key(|&i| active[i].len()),
+        );
+        if let (Some(most), Some(least)) = (most, least)
+            && active[most].len() >= active[least].len() + 2
+        {
+            self.uneven += 1;
+            if self.uneven >= PATIENCE
+                && let Some(slot) = active[most].last()
+            {
+                slot.wanted.store(least, Ordering::Relaxed);
+                slot.moved.store(true, Ordering::Release);
+                self.uneven = 0;
+            }
+        } else {
+            self.uneven = 0;
+        }
+        active.iter().any(|a| !a.is_empty())
+    }
+}

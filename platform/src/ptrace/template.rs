@@ -1,0 +1,322 @@
+//! The template: the process from which all stub processes are cloned, and whose descriptor table
+//! they share.
+//!
+//! A stub needs a descriptor to map a host file. The template alone receives those, over a
+//! socket and into a writable page that no guest code can reach, and all stubs see them because
+//! they share its descriptor table (`CLONE_FILES`). Guest code cannot make a host call, so it
+//! cannot use them. A descriptor stays in the table for as long as the Sentry's own one lives,
+//! for the same libraries are mapped again and again; it is closed when the next file arrives after
+//! that, or when the table is full.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use super::held::{Held, Layout};
+use super::sys::{self, Tid};
+use crate::arch::filter::CLONE_PROCESS;
+use crate::arch::stub::{Command, FD_DONATIONS, FD_MEMORY};
+use crate::memory_file::Frames;
+use crate::{Error, PAGE_SIZE};
+
+/// Most donated descriptors in the table; more than a batch of commands can need at once.
+const DONATIONS_MAX: usize = super::held::BATCH_MAX + 32;
+
+// Where things are on the scratch page: a `struct msghdr` with one iovec, one byte of data, and
+// room for one descriptor.
+const MSG: u64 = 0;
+const MSG_CONTROL_LEN: u64 = MSG + 40;
+const MSG_FLAGS: u64 = MSG + 48;
+const IOV: u64 = 64;
+const DATA: u64 = 96;
+const CONTROL: u64 = 128;
+/// `CMSG_SPACE(sizeof(int))`.
+const CONTROL_LEN: u64 = 24;
+/// `CMSG_LEN(sizeof(int))`.
+const CONTROL_USED: u64 = 20;
+
+/// The template process and its descriptors. Behind a lock: one user at a time.
+pub(super) struct Template {
+    pid: Tid,
+    layout: Layout,
+    /// Our end of the socket.
+    socket: OwnedFd,
+    /// The template's end, kept to take a message back that it failed to fetch.
+    other_end: OwnedFd,
+    commands: Frames,
+    donations: Vec<Donation>,
+    clock: u64,
+    reaped: bool,
+}
+
+struct Donation {
+    file: Weak<OwnedFd>,
+    fd: u64,
+    last_use: u64,
+}
+
+impl Template {
+    /// Starts it and removes the Sentry's memory from it. Everything in `keep` stays mapped.
+    pub(super) fn start(
+        layout: Layout,
+        end: u64,
+        keep: Option<(u64, u64)>,
+        commands: Frames,
+        lifeline: &OwnedFd,
+    ) -> Result<Template, Error> {
+        use std::os::fd::AsFd as _;
+        let (socket, other_end) = socket_pair()?;
+        let memory = commands.file().as_fd().as_raw_fd();
+        let pid =
+            super::birth::template(layout, memory, other_end.as_raw_fd(), lifeline.as_raw_fd())?;
+        let template = Template {
+            pid,
+            layout,
+            socket,
+            other_end,
+            commands,
+            donations: Vec::new(),
+            clock: 0,
+            reaped: false,
+        };
+        let held = Held::seize(pid, layout, sys::OPTIONS)?;
+        let unmap =
+            |from: u64, to: u64| Command::new(libc::SYS_munmap, [from, to - from, 0, 0, 0, 0]);
+        held.call_checked("mmap in the template", map_commands(layout, &template.commands))?;
+        // Everything but the stub's pages and `keep`, which is outside the stub's range.
+        let behind_scratch = layout.scratch() + PAGE_SIZE;
+        let mut ranges = vec![(0, layout.base), (behind_scratch, end)];
+        if let Some((start, len)) = keep {
+            ranges = ranges
+                .into_iter()
+                .flat_map(|(from, to)| {
+                    if (from..to).contains(&start) {
+                        vec![(from, start), (start + len, to)]
+                    } else {
+                        vec![(from, to)]
+                    }
+                })
+                .collect();
+        }
+        for (from, to) in ranges.into_iter().filter(|(from, to)| from < to) {
+            held.call_checked("munmap in the template", unmap(from, to))?;
+        }
+        template.prepare_message(&held)?;
+        drop(held);
+        Ok(template)
+    }
+
+    fn prepare_message(&self, held: &Held) -> Result<(), Error> {
+        let scratch = self.layout.scratch();
+        let words = [
+            (MSG, 0),
+            (MSG + 8, 0),
+            (MSG + 16, scratch + IOV),
+            (MSG + 24, 1),
+            (MSG + 32, scratch + CONTROL),
+            (IOV, scratch + DATA),
+            (IOV + 8, 1),
+        ];
+        for (at, word) in words {
+            held.note(|tid| sys::poke(tid, scratch + at, word))?;
+        }
+        Ok(())
+    }
+
+    /// Its process id.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Tid {
+        self.pid
+    }
+
+    /// Takes control of the template on the calling host thread.
+    pub(super) fn hold(&mut self, options: i32) -> Result<TemplateHold<'_>, Error> {
+        if self.reaped {
+            return Err(Error::StubGone);
+        }
+        let held = Held::seize(self.pid, self.layout, options)?;
+        Ok(TemplateHold { template: self, held })
+    }
+
+    /// Reads the template's extended state into `image`; returns its size.
+    pub(super) fn read_xstate(&mut self, image: &mut [u8]) -> Result<usize, Error> {
+        let hold = self.hold(sys::OPTIONS)?;
+        Ok(hold.held.note(|tid| sys::xstate(tid, image))?)
+    }
+
+    /// A blank stub process that is asleep, with `commands` mapped as its command page.
+    pub(super) fn spawn(&mut self, commands: &Frames) -> Result<Tid, Error> {
+        let layout = self.layout;
+        let hold = self.hold(sys::OPTIONS_CLONE)?;
+        let child = Held::newborn(hold.held.clone_task(CLONE_PROCESS, true)?);
+        let pid = child.tid();
+        let mapped = child
+            .call_checked("mmap of the command page", map_commands(layout, commands))
+            .and_then(|at| {
+                // Sealing is a bonus that hosts before 6.10 do not have.
+                child.call(Command::new(libc::SYS_mseal, [at as u64, PAGE_SIZE, 0, 0, 0, 0]))?;
+                Ok(())
+            });
+        if let Err(error) = mapped {
+            sys::kill(pid, libc::SIGKILL);
+            drop(child);
+            sys::reap(pid);
+            return Err(error);
+        }
+        Ok(pid)
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        if !self.reaped {
+            sys::kill(self.pid, libc::SIGKILL);
+            sys::reap(self.pid);
+        }
+    }
+}
+
+/// The template under the calling host thread's control.
+pub(super) struct TemplateHold<'a> {
+    template: &'a mut Template,
+    held: Held,
+}
+
+impl TemplateHold<'_> {
+    /// The descriptor under which all stubs have `file`. It stays valid at least until as many
+    /// other files were asked for as a batch has commands.
+    pub(super) fn descriptor(&mut self, file: &Arc<OwnedFd>) -> Result<u64, Error> {
+        self.template.clock += 1;
+        let now = self.template.clock;
+        self.drop_unused()?;
+        self.make_room()?;
+        let fd = self.receive(file)?;
+        self.template.donations.push(Donation { file: Arc::downgrade(file), fd, last_use: now });
+        Ok(fd)
+    }
+
+    /// Closes descriptors of files that the Sentry closed.
+    fn drop_unused(&mut self) -> Result<(), Error> {
+        let (unused, kept) = std::mem::take(&mut self.template.donations)
+            .into_iter()
+            .partition(|d| d.file.strong_count() == 0);
+        self.template.donations = kept;
+        unused.iter().try_for_each(|d: &Donation| self.close(d.fd))
+    }
+
+    fn make_room(&mut self) -> Result<(), Error> {
+        let donations = &mut self.template.donations;
+        if donations.len() < DONATIONS_MAX {
+            return Ok(());
+        }
+        let oldest = donations.iter().enumerate().min_by_key(|(_, d)| d.last_use).map(|(i, _)| i);
+        match oldest {
+            Some(index) => {
+                let fd = donations.swap_remove(index).fd;
+                self.close(fd)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn close(&self, fd: u64) -> Result<(), Error> {
+        self.held.call(Command::new(libc::SYS_close, [fd, 0, 0, 0, 0, 0]))?;
+        Ok(())
+    }
+
+    fn receive(&self, file: &OwnedFd) -> Result<u64, Error> {
+        let scratch = self.template.layout.scratch();
+        self.held.note(|tid| sys::poke(tid, scratch + MSG_CONTROL_LEN, CONTROL_LEN))?;
+        self.held.note(|tid| sys::poke(tid, scratch + MSG_FLAGS, 0))?;
+        send_descriptor(&self.template.socket, file)?;
+        let command = Command::new(libc::SYS_recvmsg, [FD_DONATIONS, scratch + MSG, 0, 0, 0, 0]);
+        let received = self.held.call_checked("recvmsg in the template", command);
+        let word = |at| sys::peek(self.held.tid(), scratch + at).ok_or(Error::StubGone);
+        match received {
+            // The length says whether a descriptor came; the host drops it if the table is full.
+            Ok(_) if word(CONTROL)? == CONTROL_USED => Ok(word(CONTROL + 16)? & 0xffff_ffff),
+            Ok(_) => Err(Error::host("descriptor for a stub", libc::EMFILE)),
+            Err(error) => {
+                // The message must not be taken for the next one.
+                discard_message(&self.template.other_end);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for TemplateHold<'_> {
+    fn drop(&mut self) {
+        if self.held.gone() == Some(sys::Gone::Reaped) {
+            self.template.reaped = true;
+        }
+    }
+}
+
+impl Template {
+    /// The descriptor of a file that was donated before.
+    pub(super) fn known_descriptor(&mut self, file: &Arc<OwnedFd>) -> Option<u64> {
+        self.clock += 1;
+        let wanted = Arc::as_ptr(file);
+        let known = self.donations.iter_mut().find(|d| d.file.as_ptr() == wanted)?;
+        known.last_use = self.clock;
+        Some(known.fd)
+    }
+}
+
+fn map_commands(layout: Layout, commands: &Frames) -> Command {
+    Command::new(
+        libc::SYS_mmap,
+        [
+            layout.commands(),
+            PAGE_SIZE,
+            libc::PROT_READ as u64,
+            (libc::MAP_SHARED | libc::MAP_FIXED) as u64,
+            FD_MEMORY,
+            commands.offset(),
+        ],
+    )
+}
+
+fn socket_pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: plain system call with a live buffer; the new descriptors are nobody else's.
+    unsafe {
+        if libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) != 0 {
+            return Err(Error::last("socketpair"));
+        }
+        Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
+    }
+}
+
+fn send_descriptor(socket: &OwnedFd, file: &OwnedFd) -> Result<(), Error> {
+    let mut data = 0u8;
+    let mut iov = libc::iovec { iov_base: (&raw mut data).cast(), iov_len: 1 };
+    let mut control = [0u64; CONTROL_LEN as usize / 8];
+    // SAFETY: the header points at live buffers; the control buffer has room for one descriptor
+    // and is aligned for a cmsghdr.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL_LEN as usize;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = CONTROL_USED as usize;
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file.as_raw_fd());
+        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    };
+    if sent == 1 { Ok(()) } else { Err(Error::last("sendmsg to the template")) }
+}
+
+/// Throws away what is queued on the template's end. Descriptors in it are closed, for there is no
+/// room to receive them.
+fn discard_message(socket: &OwnedFd) {
+    let mut data = 0u8;
+    // SAFETY: plain system call with a live buffer.
+    unsafe {
+        libc::recv(socket.as_raw_fd(), (&raw mut data).cast(), 1, libc::MSG_DONTWAIT);
+    }
+}

@@ -1,0 +1,98 @@
+//! Where the host put vvar and vDSO in this process, and so in its stubs.
+
+use crate::VdsoImage;
+
+/// The host's special mappings, in address order. The last one is the vDSO, what comes before is
+/// data that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Vdso {
+    /// (Address, length).
+    pub(super) parts: Vec<(u64, u64)>,
+}
+
+impl Vdso {
+    /// Finds them in `/proc/self/maps`. `None` if there are none or they are not in one piece, in
+    /// which case guests do without.
+    pub(super) fn find() -> Option<Vdso> {
+        Vdso::parse(&std::fs::read_to_string("/proc/self/maps").ok()?)
+    }
+
+    fn parse(maps: &str) -> Option<Vdso> {
+        let mut parts = Vec::new();
+        let mut code = None;
+        for line in maps.lines() {
+            let name = line.split_whitespace().nth(5).unwrap_or_default();
+            if !matches!(name, "[vvar]" | "[vvar_vclock]" | "[vdso]") {
+                continue;
+            }
+            let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+            let start = u64::from_str_radix(start, 16).ok()?;
+            let end = u64::from_str_radix(end, 16).ok()?;
+            parts.push((start, end - start));
+            if name == "[vdso]" {
+                code = Some(start);
+            }
+        }
+        let in_one_piece = parts.windows(2).all(|w| w[0].0 + w[0].1 == w[1].0);
+        (in_one_piece && parts.len() > 1 && code == parts.last().map(|p| p.0))
+            .then_some(Vdso { parts })
+    }
+
+    /// First address.
+    pub(super) fn start(&self) -> u64 {
+        self.parts.first().map_or(0, |p| p.0)
+    }
+
+    /// Bytes of all parts.
+    pub(super) fn len(&self) -> u64 {
+        self.parts.iter().map(|p| p.1).sum()
+    }
+
+    pub(super) fn image(&self) -> Option<VdsoImage> {
+        let &(code, code_len) = self.parts.last()?;
+        Some(VdsoImage {
+            vvar_base: self.start(),
+            vvar_len: code - self.start(),
+            code_len,
+            sentry_code: code as *const u8,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_of_linux_are_understood() {
+        let new = "\
+7f2f9e57f000-7f2f9e583000 r--p 00000000 00:00 0                          [vvar]
+7f2f9e583000-7f2f9e585000 r--p 00000000 00:00 0                          [vvar_vclock]
+7f2f9e585000-7f2f9e587000 r-xp 00000000 00:00 0                          [vdso]
+7f2f9e587000-7f2f9e588000 r--p 00000000 fe:00 325843                     /lib/ld.so
+";
+        let image = Vdso::parse(new).unwrap().image().unwrap();
+        assert_eq!(
+            (image.vvar_base, image.vvar_len, image.code_len),
+            (0x7f2f_9e57_f000, 0x6000, 0x2000)
+        );
+        let old = "\
+7ffd1000-7ffd5000 r--p 00000000 00:00 0                          [vvar]
+7ffd5000-7ffd6000 r-xp 00000000 00:00 0                          [vdso]
+";
+        assert_eq!(Vdso::parse(old).unwrap().parts, [(0x7ffd_1000, 0x4000), (0x7ffd_5000, 0x1000)]);
+    }
+
+    #[test]
+    fn odd_layouts_mean_no_vdso() {
+        assert_eq!(Vdso::parse(""), None);
+        assert_eq!(Vdso::parse("1000-2000 r-xp 0 0:0 0 [vdso]\n"), None);
+        let hole = "1000-2000 r--p 0 0:0 0 [vvar]\n3000-4000 r-xp 0 0:0 0 [vdso]\n";
+        assert_eq!(Vdso::parse(hole), None);
+    }
+
+    #[test]
+    fn this_host_has_one() {
+        assert!(Vdso::find().is_some());
+    }
+}
