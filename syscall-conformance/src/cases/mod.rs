@@ -45,6 +45,9 @@ groups!(
     fork_wait,
     exec,
     signals,
+    threads_futex,
+    timers,
+    events,
 );
 
 /// The case of that `group::name`.
