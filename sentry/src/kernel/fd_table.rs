@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 use parking_lot::RwLock;
 
-use crate::vfs::FileDescription;
+use crate::vfs::{FileDescription, OpenFlags};
 
 /// A descriptor table.
 #[derive(Default)]
@@ -37,9 +37,18 @@ impl FdTable {
         Arc::new(FdTable { inner: RwLock::new(self.inner.read().clone()) })
     }
 
-    /// The file behind `fd`, `EBADF` without one.
+    /// The file behind `fd`. `EBADF` without one, and for a mere place (`O_PATH`).
     pub fn get(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
-        self.slot(fd).map(|s| s.file)
+        let file = self.get_raw(fd)?;
+        if file.flags().contains(OpenFlags::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+    }
+
+    /// The file or place (`O_PATH`) behind `fd`, `EBADF` without one.
+    pub fn get_raw(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let inner = self.inner.read();
+        let slot = inner.slots.get(index).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+        Ok(slot.file.clone())
     }
 
     /// The file and its close-on-exec flag.

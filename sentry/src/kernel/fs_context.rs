@@ -41,6 +41,12 @@ impl FsContext {
         self.inner.read().cwd.clone()
     }
 
+    /// What a path walk needs: root, current directory, mounts.
+    pub fn walk_base(&self) -> (Path, Path, Arc<MountNamespace>) {
+        let inner = self.inner.read();
+        (inner.root.clone(), inner.cwd.clone(), inner.mounts.clone())
+    }
+
     /// The umask.
     pub fn umask(&self) -> u32 {
         self.inner.read().umask

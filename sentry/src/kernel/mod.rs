@@ -52,8 +52,6 @@ pub struct Kernel {
     pub strace: Option<Arc<Strace>>,
     /// The names that uname(2) tells.
     pub uts: Mutex<Uts>,
-    /// Held over renames that move directories, and over changes of dentry places.
-    pub rename_lock: Mutex<()>,
     /// Told the wait status of the init process when it is gone.
     init_exit: Mutex<Option<std::sync::mpsc::Sender<u32>>>,
 }
@@ -84,7 +82,6 @@ impl Kernel {
             unsupported: unsupported::Unsupported::default(),
             strace,
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
-            rename_lock: Mutex::new(()),
             init_exit: Mutex::new(Some(init_exit)),
         })
     }

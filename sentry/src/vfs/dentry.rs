@@ -1,27 +1,40 @@
 //! The dentry cache: a tree of names over inodes.
 //!
-//! A dentry keeps its parent alive, a parent its cached children (bounded, see `vfs::namei`). A
-//! dentry without inode is *negative*: the name is known not to exist. Names and parents change
-//! only under the kernel's rename lock.
+//! A dentry keeps its parent alive, a parent its cached children. A dentry without inode is
+//! *negative*: the name is known not to exist. Leaves that nobody uses are let go when there are
+//! too many ([`MAX_CACHED`]); names and parents change only under [`rename_lock`].
+//!
+//! Lock order: [`rename_lock`] -> `dir` (parent before child) -> `children` -> `place`, `inode`.
+//! The queue of the cache is taken with none of them held but `dir`.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Inode;
+
+/// How many dentries the cache keeps.
+pub const MAX_CACHED: usize = 1 << 16;
+/// How many entries of the queue one insertion looks at.
+const SHRINK_STEP: usize = 8;
 
 /// One name in the cache.
 pub struct Dentry {
     place: RwLock<Place>,
     inode: RwLock<Option<Arc<dyn Inode>>>,
-    /// Cached children, positive and negative.
-    pub(super) children: Mutex<HashMap<Box<[u8]>, Arc<Dentry>>>,
+    children: Mutex<Children>,
+    /// Shared while a name that is not cached is looked up in this directory; exclusive while the
+    /// directory changes (Linux's `i_rwsem`).
+    pub(super) dir: RwLock<()>,
     /// How many mounts sit here (in any mount namespace).
     pub(super) mounted: AtomicU32,
     /// Set once the name was removed; `/proc/self/fd` then says "(deleted)".
     unlinked: AtomicBool,
+    /// Used since the cache last looked.
+    referenced: AtomicBool,
 }
 
 struct Place {
@@ -29,8 +42,54 @@ struct Place {
     name: Arc<[u8]>,
 }
 
+/// Cached children, positive and negative.
+type Children = HashMap<Arc<[u8]>, Arc<Dentry>, NameHash>;
+
+/// Hashes names, seeded once per process: quick, and a guest cannot aim for collisions.
+#[derive(Clone, Copy, Default)]
+struct NameHash;
+
+struct NameHasher(u64);
+
+impl BuildHasher for NameHash {
+    type Hasher = NameHasher;
+    fn build_hasher(&self) -> NameHasher {
+        static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0u8));
+        NameHasher(*SEED)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        let wide = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        self.0 = (wide >> 64) as u64 ^ wide as u64;
+    }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Held over renames and whatever else must see places stand still.
+pub fn rename_lock() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock()
+}
+
+/// The cached dentries, oldest first, for the second-chance replacement.
+static QUEUE: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(VecDeque::new());
+
 impl Dentry {
-    /// The root of a file system, or a dentry of something that has no name in a tree
+    /// The root of a file system (name `/`), or a dentry of something that has no name in a tree
     /// (`pipe:[12]`).
     pub fn root(name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
         Dentry::make(None, name, Some(inode))
@@ -53,9 +112,11 @@ impl Dentry {
         Arc::new(Dentry {
             place: RwLock::new(Place { parent, name: name.into() }),
             inode: RwLock::new(inode),
-            children: Mutex::new(HashMap::new()),
+            children: Mutex::new(HashMap::with_hasher(NameHash)),
+            dir: RwLock::new(()),
             mounted: AtomicU32::new(0),
             unlinked: AtomicBool::new(false),
+            referenced: AtomicBool::new(false),
         })
     }
 
@@ -64,9 +125,15 @@ impl Dentry {
         self.inode.read().clone()
     }
 
+    /// Looks at the inode without taking a reference. `f` must not change this dentry.
+    pub fn with_inode<T>(&self, f: impl FnOnce(Option<&Arc<dyn Inode>>) -> T) -> T {
+        f(self.inode.read().as_ref())
+    }
+
     /// Makes the dentry positive or negative.
     pub fn set_inode(&self, inode: Option<Arc<dyn Inode>>) {
-        *self.inode.write() = inode;
+        let old = std::mem::replace(&mut *self.inode.write(), inode);
+        drop(old);
     }
 
     /// The parent; `None` at a root.
@@ -79,9 +146,93 @@ impl Dentry {
         self.place.read().name.clone()
     }
 
-    /// Moves the dentry to a new place. The caller holds the rename lock and fixes both tables.
-    pub fn set_place(&self, parent: Arc<Dentry>, name: &[u8]) {
-        *self.place.write() = Place { parent: Some(parent), name: name.into() };
+    /// The cached child of this name, positive or negative.
+    pub fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+        let children = self.children.lock();
+        let child = children.get(name)?;
+        if !child.referenced.load(Ordering::Relaxed) {
+            child.referenced.store(true, Ordering::Relaxed);
+        }
+        Some(child.clone())
+    }
+
+    /// Puts a child into its parent's table, unless the name is there already; returns what is
+    /// there then.
+    pub fn add_child(self: &Arc<Self>, child: Arc<Dentry>) -> Arc<Dentry> {
+        let name = child.name();
+        {
+            let mut children = self.children.lock();
+            if let Some(there) = children.get(&name) {
+                return there.clone();
+            }
+            children.insert(name, child.clone());
+        }
+        remember(&child);
+        child
+    }
+
+    /// Takes a child out of the table, if it is `child` that stands there.
+    pub fn remove_child(&self, child: &Arc<Dentry>) {
+        let name = child.name();
+        let mut children = self.children.lock();
+        let gone = match children.get(&name) {
+            Some(there) if Arc::ptr_eq(there, child) => children.remove(&name),
+            _ => None,
+        };
+        drop(children);
+        drop(gone);
+    }
+
+    /// The name `child` is removed: it keeps its inode for who has it open, and a negative dentry
+    /// takes its place. The caller holds `dir`.
+    pub(super) fn forget_child(self: &Arc<Self>, child: &Arc<Dentry>, keep_negative: bool) {
+        child.mark_unlinked();
+        self.remove_child(child);
+        child.drop_tree();
+        if keep_negative {
+            self.add_child(Dentry::new_child(self, &child.name(), None));
+        }
+    }
+
+    /// Empties the tables below this dentry (which hold references to their holder): the directory
+    /// or the file system is gone.
+    pub(super) fn drop_tree(&self) {
+        let mut tables = vec![std::mem::take(&mut *self.children.lock())];
+        while let Some(table) = tables.pop() {
+            tables.extend(table.values().map(|c| std::mem::take(&mut *c.children.lock())));
+        }
+    }
+
+    /// Moves `self` to a new parent and name. The caller holds the rename lock and `dir` of both
+    /// parents, and has emptied the new place.
+    pub(super) fn move_to(self: &Arc<Self>, parent: &Arc<Dentry>, name: &[u8]) {
+        if let Some(old) = self.parent() {
+            old.remove_child(self);
+        }
+        *self.place.write() = Place { parent: Some(parent.clone()), name: name.into() };
+        parent.children.lock().insert(self.name(), self.clone());
+    }
+
+    /// Exchanges the places of two dentries, under the same locks as [`Dentry::move_to`].
+    pub(super) fn exchange(self: &Arc<Self>, other: &Arc<Dentry>) {
+        let (Some(a), Some(b)) = (self.parent(), other.parent()) else { return };
+        let (a_name, b_name) = (self.name(), other.name());
+        a.remove_child(self);
+        b.remove_child(other);
+        self.move_to(&b, &b_name);
+        other.move_to(&a, &a_name);
+    }
+
+    /// Whether `other` is this dentry or below it.
+    pub fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Dentry>) -> bool {
+        let mut at = Some(other.clone());
+        while let Some(dentry) = at {
+            if Arc::ptr_eq(&dentry, self) {
+                return true;
+            }
+            at = dentry.parent();
+        }
+        false
     }
 
     /// Whether its name was removed.
@@ -94,8 +245,72 @@ impl Dentry {
         self.unlinked.store(true, Ordering::Release);
     }
 
+    /// An `O_TMPFILE` file got its first name.
+    pub(super) fn mark_linked(&self) {
+        self.unlinked.store(false, Ordering::Release);
+    }
+
     /// Whether something may be mounted here.
     pub fn is_mountpoint(&self) -> bool {
         self.mounted.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for Dentry {
+    fn drop(&mut self) {
+        // A long chain of parents would otherwise be dropped recursively, one stack frame each.
+        let mut parent = self.place.get_mut().parent.take();
+        while let Some(dentry) = parent {
+            parent = Arc::into_inner(dentry).and_then(|mut d| d.place.get_mut().parent.take());
+        }
+    }
+}
+
+/// Notes a dentry in the queue, and lets go of old ones that nobody uses.
+fn remember(dentry: &Arc<Dentry>) {
+    let mut old: smallvec::SmallVec<[Weak<Dentry>; SHRINK_STEP]> = smallvec::SmallVec::new();
+    {
+        let mut queue = QUEUE.lock();
+        queue.push_back(Arc::downgrade(dentry));
+        if queue.len() > MAX_CACHED {
+            let n = SHRINK_STEP.min(queue.len());
+            old.extend(queue.drain(..n));
+        }
+    }
+    let mut kept: smallvec::SmallVec<[Weak<Dentry>; SHRINK_STEP]> = smallvec::SmallVec::new();
+    for weak in old {
+        if let Some(dentry) = weak.upgrade()
+            && !let_go(&dentry)
+        {
+            kept.push(weak);
+        }
+    }
+    if !kept.is_empty() {
+        QUEUE.lock().extend(kept);
+    }
+}
+
+/// Drops a dentry from its parent's table if it was not used of late and nobody holds it. Returns
+/// whether the queue can forget it.
+fn let_go(dentry: &Arc<Dentry>) -> bool {
+    if dentry.referenced.swap(false, Ordering::Relaxed) {
+        return false;
+    }
+    let Some(parent) = dentry.parent() else { return true };
+    let name = dentry.name();
+    let mut children = parent.children.lock();
+    match children.get(&name) {
+        // One reference is the table's, one ours; children would hold more.
+        Some(there) if Arc::ptr_eq(there, dentry) => {
+            if Arc::strong_count(dentry) > 2 || dentry.is_mountpoint() {
+                return false;
+            }
+            let gone = children.remove(&name);
+            drop(children);
+            drop(gone);
+            true
+        }
+        // Unlinked or moved away meanwhile.
+        _ => dentry.is_unlinked(),
     }
 }
