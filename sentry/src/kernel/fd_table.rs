@@ -1,6 +1,7 @@
 //! The table of file descriptors (`struct files_struct`), shared by `CLONE_FILES`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
 use parking_lot::RwLock;
@@ -8,9 +9,35 @@ use parking_lot::RwLock;
 use crate::vfs::{FileDescription, OpenFlags};
 
 /// A descriptor table.
-#[derive(Default)]
 pub struct FdTable {
+    /// Identity: the owner of record locks.
+    id: u64,
     inner: RwLock<Inner>,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Default for FdTable {
+    fn default() -> Self {
+        FdTable::from(Inner::default())
+    }
+}
+
+impl From<Inner> for FdTable {
+    fn from(inner: Inner) -> Self {
+        FdTable { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), inner: RwLock::new(inner) }
+    }
+}
+
+impl Drop for FdTable {
+    /// Closes what is left, as close(2) would: when the last task that shares the table exits.
+    fn drop(&mut self) {
+        let id = self.id;
+        for slot in std::mem::take(&mut self.inner.get_mut().slots).into_iter().flatten() {
+            // There is nobody to tell of a failed flush.
+            let _ = slot.file.closed(id);
+        }
+    }
 }
 
 #[derive(Default, Clone)]
@@ -34,7 +61,12 @@ impl FdTable {
 
     /// A copy, as fork makes it.
     pub fn fork(&self) -> Arc<FdTable> {
-        Arc::new(FdTable { inner: RwLock::new(self.inner.read().clone()) })
+        Arc::new(FdTable::from(self.inner.read().clone()))
+    }
+
+    /// Identity: the owner of record locks.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The file behind `fd`. `EBADF` without one, and for a mere place (`O_PATH`).
@@ -106,10 +138,21 @@ impl FdTable {
             inner.slots.resize_with(index + 1, || None);
         }
         let old = inner.slots[index].replace(Slot { file, cloexec });
+        drop(inner);
+        if let Some(slot) = &old {
+            // dup2(2) does not tell of a failed flush.
+            let _ = slot.file.closed(self.id);
+        }
         Ok(old.map(|s| s.file))
     }
 
-    /// Takes the file out, for close(2).
+    /// close(2): takes the file out, gives up the process's record locks on it, and tells the error
+    /// of its flush.
+    pub fn close(&self, fd: i32) -> Result<(), Errno> {
+        self.remove(fd)?.closed(self.id)
+    }
+
+    /// Takes the file out without closing it (a descriptor that was never shown to the guest).
     pub fn remove(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let mut inner = self.inner.write();
@@ -127,7 +170,7 @@ impl FdTable {
         Ok(())
     }
 
-    /// Takes out what `which` says (fd, close-on-exec flag): execve, close_range, exit.
+    /// Closes what `which` says (fd, close-on-exec flag): execve, close_range, exit.
     pub fn remove_if(&self, which: impl Fn(i32, bool) -> bool) -> Vec<Arc<FileDescription>> {
         let mut inner = self.inner.write();
         let mut gone = Vec::new();
@@ -136,6 +179,11 @@ impl FdTable {
                 gone.extend(inner.slots[index].take().map(|s| s.file));
                 inner.first_free = inner.first_free.min(index);
             }
+        }
+        drop(inner);
+        for file in &gone {
+            // None of those who do this tells of a failed flush.
+            let _ = file.closed(self.id);
         }
         gone
     }

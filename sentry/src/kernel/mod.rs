@@ -52,6 +52,8 @@ pub struct Kernel {
     pub strace: Option<Arc<Strace>>,
     /// The names that uname(2) tells.
     pub uts: Mutex<Uts>,
+    /// What opens device nodes and named pipes.
+    pub special: crate::vfs::special::Special,
     /// Told the wait status of the init process when it is gone.
     init_exit: Mutex<Option<std::sync::mpsc::Sender<u32>>>,
 }
@@ -82,6 +84,7 @@ impl Kernel {
             unsupported: unsupported::Unsupported::default(),
             strace,
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
+            special: Default::default(),
             init_exit: Mutex::new(Some(init_exit)),
         })
     }

@@ -2,14 +2,15 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::Errno;
 use parking_lot::Mutex;
 
+use super::locks::{self, Owner};
 use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
 use crate::kernel::{Credentials, Current, Events, WaitQueue};
-use crate::mm::Mappable;
+use crate::mm::{Mappable, MappedFile};
 
 #[allow(missing_docs)] // The names are Linux's.
 mod bits {
@@ -171,8 +172,13 @@ pub struct FileDescription {
     pos: Mutex<u64>,
     cred: Arc<Credentials>,
     owner: Mutex<FileOwner>,
+    id: u64,
+    /// Whether it may own locks.
+    locked: AtomicBool,
     _counted: OpenFiles,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// How many open files there may be (`/proc/sys/fs/file-max`).
 pub const MAX_OPEN_FILES: usize = 1 << 20;
@@ -236,6 +242,8 @@ impl FileDescription {
             pos: Mutex::new(0),
             cred,
             owner: Mutex::new(FileOwner::default()),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            locked: AtomicBool::new(false),
             _counted: counted,
         }))
     }
@@ -288,6 +296,23 @@ impl FileDescription {
         &self.cred
     }
 
+    /// A descriptor of the table `files` for it was closed: the process's record locks on the inode
+    /// go, whichever descriptor they were set through, and the file is flushed.
+    pub fn closed(&self, files: u64) -> Result<(), Errno> {
+        if locks::any()
+            && let Some(inode) = self.path.dentry.inode()
+        {
+            locks::release(inode.key(), Owner::Files(files));
+        }
+        self.ops.flush()
+    }
+
+    /// The owner of its own locks (flock(2), `F_OFD_SETLK`); they go with its last reference.
+    pub fn lock_owner(&self) -> Owner {
+        self.locked.store(true, Ordering::Relaxed);
+        Owner::File(self.id)
+    }
+
     /// Who gets SIGIO.
     pub fn owner(&self) -> &Mutex<FileOwner> {
         &self.owner
@@ -299,5 +324,29 @@ impl FileDescription {
             Some(attr) => attr,
             None => self.inode()?.attr(),
         }
+    }
+}
+
+impl Drop for FileDescription {
+    fn drop(&mut self) {
+        if *self.locked.get_mut()
+            && let Some(inode) = self.path.dentry.inode()
+        {
+            locks::release(inode.key(), Owner::File(self.id));
+        }
+    }
+}
+
+impl MappedFile for FileDescription {
+    fn path(&self) -> Vec<u8> {
+        let mut text = super::dpath::global_path(&self.path);
+        if self.path.dentry.is_unlinked() {
+            text.extend_from_slice(b" (deleted)");
+        }
+        text
+    }
+    fn dev_ino(&self) -> (u32, u32, u64) {
+        let key = self.path.dentry.with_inode(|i| i.map(|i| i.key()));
+        key.map_or((0, 0, 0), |k| (libc::major(k.dev), libc::minor(k.dev), k.ino))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::{Attr, FileOps, FileType, IoDst, OpenFlags, Path, SetAttr, StatFs};
+use super::{Attr, FileOps, FileType, IoDst, MountFlags, OpenFlags, Path, SetAttr, StatFs};
 use crate::kernel::{Credentials, Task};
 
 /// A mounted file system (Linux's superblock).
@@ -93,6 +93,15 @@ pub struct OpenArgs<'a> {
     pub task: &'a Task,
 }
 
+impl OpenArgs<'_> {
+    /// Whether reads through this open file move the access time.
+    pub fn updates_atime(&self) -> bool {
+        let flags = self.path.mount.flags();
+        !self.flags.contains(OpenFlags::NOATIME)
+            && !flags.intersects(MountFlags::NOATIME | MountFlags::RDONLY)
+    }
+}
+
 /// A file, as its file system knows it. Directory operations on anything else say `ENOTDIR`.
 pub trait Inode: Send + Sync + Any {
     /// The file system it belongs to.
@@ -124,6 +133,11 @@ pub trait Inode: Send + Sync + Any {
     fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno> {
         let _ = (name, node);
         Err(Errno::EPERM)
+    }
+    /// Makes a regular file without a name (`O_TMPFILE`), which a later [`Inode::link`] may give one.
+    fn tmpfile(&self, node: &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno> {
+        let _ = node;
+        Err(Errno::EOPNOTSUPP)
     }
     /// Makes a hard link to `target`, an inode of the same file system.
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<(), Errno> {

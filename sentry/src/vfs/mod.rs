@@ -7,15 +7,22 @@
 //! * All operations are non-blocking and say `EAGAIN`; who wants to wait uses [`FileOps::poll`] and
 //!   [`FileOps::wait_queue`] through `Task::block_on`.
 //!
-//! Lock order: mount table -> dentry children (parent before child; for two directories, the rename
-//! lock first) -> file system internals -> wait queues.
+//! Lock order: rename lock -> mount table -> a directory's `dir` (parent before child) -> file system
+//! internals -> dentry internals -> wait queues.
 
 pub mod attr;
 pub mod dentry;
+pub mod dirops;
+pub mod dpath;
 pub mod file;
 pub mod inode;
 pub mod io;
+pub mod locks;
 pub mod mount;
+pub mod namei;
+pub mod open;
+pub mod perm;
+pub mod special;
 
 pub use attr::{Attr, FileType, SetAttr, StatFs, Timespec};
 pub use dentry::Dentry;
@@ -25,6 +32,8 @@ pub use inode::{
 };
 pub use io::{IoDst, IoSrc};
 pub use mount::{Mount, MountFlags, MountNamespace, Path};
+pub use namei::{LookupFlags, WalkContext};
+pub use perm::Access;
 
 /// Longest file name, in bytes.
 pub const NAME_MAX: usize = 255;

@@ -10,9 +10,7 @@ use abi::Errno;
 use bitflags::bitflags;
 
 use super::perm::{self, Access};
-use super::{
-    Dentry, DentryPolicy, FileType, LinkTarget, MountNamespace, NAME_MAX, PATH_MAX, Path,
-};
+use super::{Dentry, DentryPolicy, FileType, LinkTarget, MountNamespace, NAME_MAX, PATH_MAX, Path};
 use crate::kernel::{Credentials, Task};
 
 /// Links that one resolution follows (`MAXSYMLINKS`).
@@ -246,7 +244,11 @@ impl<'a> Walker<'a> {
 
     /// Takes the last step. A link that is to be followed comes back as its text, with the walker
     /// in the link's directory.
-    fn step_last(&mut self, last: Last<'_>, follow: bool) -> Result<Option<Vec<u8>>, Errno> {
+    pub(super) fn step_last(
+        &mut self,
+        last: Last<'_>,
+        follow: bool,
+    ) -> Result<Option<Vec<u8>>, Errno> {
         match last.kind {
             LastKind::Root | LastKind::Dot => Ok(None),
             LastKind::DotDot => self.dot_dot().map(|()| None),
@@ -397,4 +399,3 @@ fn skip_slashes(path: &[u8]) -> &[u8] {
     let start = path.iter().position(|&b| b != b'/').unwrap_or(path.len());
     &path[start..]
 }
-
