@@ -4,8 +4,8 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod base;
-pub(crate) mod mm;
 mod futex;
+pub(crate) mod mm;
 mod pipe;
 pub mod strace;
 mod table;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::locks::{self, Owner};
 use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
 use crate::kernel::{Credentials, Current, Events, WaitQueue};
-use crate::mm::{Mappable, MappedFile};
+use crate::mm::Mappable;
 
 #[allow(missing_docs)] // The names are Linux's.
 mod bits {
@@ -334,19 +334,5 @@ impl Drop for FileDescription {
         {
             locks::release(inode.key(), Owner::File(self.id));
         }
-    }
-}
-
-impl MappedFile for FileDescription {
-    fn path(&self) -> Vec<u8> {
-        let mut text = super::dpath::global_path(&self.path);
-        if self.path.dentry.is_unlinked() {
-            text.extend_from_slice(b" (deleted)");
-        }
-        text
-    }
-    fn dev_ino(&self) -> (u32, u32, u64) {
-        let key = self.path.dentry.with_inode(|i| i.map(|i| i.key()));
-        key.map_or((0, 0, 0), |k| (libc::major(k.dev), libc::minor(k.dev), k.ino))
     }
 }
