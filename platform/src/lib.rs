@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 mod arch;
 pub mod memory_file;
+pub mod mock;
 pub mod ptrace;
 pub mod usercopy;
 

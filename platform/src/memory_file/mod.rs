@@ -350,7 +350,7 @@ impl MemoryFile {
     }
 
     /// Address of an offset in the Sentry's mapping.
-    fn ptr(&self, offset: u64) -> *mut u8 {
+    pub(crate) fn ptr(&self, offset: u64) -> *mut u8 {
         debug_assert!(offset <= self.span);
         // SAFETY: `offset` is at most `span`, the length of the mapping.
         unsafe { self.base.add(offset as usize) }
