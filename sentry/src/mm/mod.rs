@@ -35,6 +35,11 @@ mod remote;
 mod shmem;
 mod vma;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use copy::MemoryKey;
 pub use fault::FaultError;
 pub use host::{random_bytes, random_u64};
