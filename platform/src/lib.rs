@@ -173,6 +173,12 @@ pub(crate) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
+/// Reads what platforms need to know from the host's `/proc`. For a process that is about to fork
+/// one without `/proc`, in which a platform is made then.
+pub fn look_around() {
+    ptrace::look_around();
+}
+
 /// The host calls that a Sentry makes on behalf of this crate once it is locked down, besides
 /// those that any Rust program makes (threads, futexes, heap memory, signal return).
 pub fn host_syscalls() -> &'static [i64] {

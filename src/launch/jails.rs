@@ -136,5 +136,6 @@ fn gofer_calls() -> AllowList {
 }
 
 fn sentry_calls() -> AllowList {
-    narrowed(AllowList::of(sentry::boot::HOST_SYSCALLS))
+    let calls = AllowList::of(sentry::boot::HOST_SYSCALLS).and(platform::host_syscalls());
+    narrowed(calls)
 }

@@ -28,6 +28,8 @@ use crate::plan::Plan;
 /// Runs a sandbox to its end.
 pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
     let caller = Caller::new()?;
+    // The Sentry will have no /proc.
+    platform::look_around();
     let Plan { mut spec, files, log } = plan;
     let signals = Signals::block()?;
     let mut terminal = Terminal::find();

@@ -75,8 +75,8 @@ struct Shared {
 impl PtracePlatform {
     /// Starts the template. To be called while the process is single-threaded, after the last
     /// change of its user ids (a tracer needs its tracee's), and before it is locked down: later,
-    /// only [`crate::host_syscalls`] are used. Needs `/proc/self/maps`; guests have no vDSO without
-    /// it. `file` must be the memory file of all address spaces.
+    /// only [`crate::host_syscalls`] are used. Needs `/proc/self/maps`, or [`crate::look_around`]
+    /// before; guests have no vDSO without. `file` must be the memory file of all address spaces.
     ///
     /// # Errors
     /// What the host refuses: no ptrace (Yama's `ptrace_scope` above 1, an outer seccomp filter),
@@ -170,6 +170,11 @@ fn clean_xstate(template: &mut Template) -> Result<(Vec<u8>, u64), Error> {
     // x87 and SSE are in the image, everything else is in its initial state.
     clean[XSTATE_BV] = 3;
     Ok((clean, xcr0))
+}
+
+/// See [`crate::look_around`].
+pub(crate) fn look_around() {
+    Vdso::find();
 }
 
 /// The host calls that this platform makes after [`PtracePlatform::new`], for the Sentry's own

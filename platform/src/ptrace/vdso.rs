@@ -1,6 +1,12 @@
 //! Where the host put vvar and vDSO in this process, and so in its stubs.
 
+use std::sync::OnceLock;
+
 use crate::VdsoImage;
+
+/// What was found. Children have it where their parent has it, so a process without `/proc` can
+/// inherit the finding.
+static FOUND: OnceLock<Option<Vdso>> = OnceLock::new();
 
 /// The host's special mappings, in address order. The last one is the vDSO, what comes before is
 /// data that it reads.
@@ -11,10 +17,12 @@ pub(super) struct Vdso {
 }
 
 impl Vdso {
-    /// Finds them in `/proc/self/maps`. `None` if there are none or they are not in one piece, in
-    /// which case guests do without.
+    /// Finds them in `/proc/self/maps`, if this process or the one that it was forked from has not
+    /// before. `None` if there are none or they are not in one piece, in which case guests do
+    /// without.
     pub(super) fn find() -> Option<Vdso> {
-        Vdso::parse(&std::fs::read_to_string("/proc/self/maps").ok()?)
+        let look = || Vdso::parse(&std::fs::read_to_string("/proc/self/maps").ok()?);
+        FOUND.get_or_init(look).clone()
     }
 
     fn parse(maps: &str) -> Option<Vdso> {
