@@ -122,7 +122,7 @@ mod violation {
         let call = unsafe { info.cast::<i32>().add(6).read() };
         let mut line = *b"rsentry: seccomp: host call ... is not on the allow-list\n";
         let mut rest = call;
-        for at in (27..30).rev() {
+        for at in (28..31).rev() {
             line[at] = b'0' + (rest % 10) as u8;
             rest /= 10;
         }

@@ -127,6 +127,7 @@ fn narrowed(calls: AllowList) -> AllowList {
         .absent(&[libc::SYS_clone3])
         .only_if(libc::SYS_mmap, &[Condition(2, Argument::Within(DATA))])
         .only_if(libc::SYS_mprotect, &[Condition(2, Argument::Within(DATA))])
+        .only_if(libc::SYS_setsockopt, &[Condition(1, Argument::IsInt(libc::SOL_SOCKET as u32))])
         .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
 }
 

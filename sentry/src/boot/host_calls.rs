@@ -2,7 +2,7 @@
 
 /// Every host call that the Sentry makes once it is sealed, on any platform. The launcher narrows
 /// some to safe arguments: `clone` to threads, `mmap` and `mprotect` to memory that is not
-/// executable, `prctl` to naming threads. `clone3` is absent (ENOSYS), so that libc uses `clone`.
+/// executable, `prctl` to naming threads, `setsockopt` to SOL_SOCKET. `clone3` is absent (ENOSYS), so that libc uses `clone`.
 pub const HOST_SYSCALLS: &[i64] = &[
     // Files, pipes and terminals that it was handed.
     libc::SYS_read,
@@ -31,6 +31,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
+    libc::SYS_setsockopt,
     // Memory.
     libc::SYS_mmap,
     libc::SYS_munmap,
