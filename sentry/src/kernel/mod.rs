@@ -52,6 +52,8 @@ pub struct Kernel {
     pub strace: Option<Arc<Strace>>,
     /// The names that uname(2) tells.
     pub uts: Mutex<Uts>,
+    /// Where memfds live.
+    pub memfds: crate::fs::tmpfs::memfd::MemfdMount,
     /// What opens device nodes and named pipes.
     pub special: crate::vfs::special::Special,
     /// Told the wait status of the init process when it is gone.
@@ -84,6 +86,7 @@ impl Kernel {
             unsupported: unsupported::Unsupported::default(),
             strace,
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
+            memfds: Default::default(),
             special: Default::default(),
             init_exit: Mutex::new(Some(init_exit)),
         })

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::Errno;
 use parking_lot::RwLock;
@@ -80,6 +80,8 @@ pub struct ShmemObject {
     quota: Option<Arc<Quota>>,
     pages: RwLock<Pages>,
     mappings: MappingRegistry,
+    /// New shared mappings may not be writable (`F_SEAL_WRITE`).
+    no_shared_writable: AtomicBool,
 }
 
 impl ShmemObject {
@@ -91,6 +93,7 @@ impl ShmemObject {
             quota,
             pages: RwLock::new(pages),
             mappings: MappingRegistry::new(),
+            no_shared_writable: AtomicBool::new(false),
         })
     }
 
@@ -102,6 +105,11 @@ impl ShmemObject {
     /// Whether the size is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Forbids new shared writable mappings (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`).
+    pub fn forbid_shared_writable(&self) {
+        self.no_shared_writable.store(true, Ordering::Release);
     }
 
     /// Bytes of storage in use, for `st_blocks`.
@@ -428,6 +436,10 @@ impl Mappable for ShmemObject {
 
     fn size(&self) -> u64 {
         self.len()
+    }
+
+    fn may_map_shared_writable(&self) -> Result<(), Errno> {
+        if self.no_shared_writable.load(Ordering::Acquire) { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     fn punch_hole(&self, range: Range<u64>) -> Result<(), Errno> {

@@ -1,0 +1,85 @@
+//! Extended attributes of tmpfs. Who may see and set which namespace is the VFS's to check.
+
+use std::sync::atomic::Ordering;
+
+use abi::Errno;
+
+use super::TmpInode;
+
+/// Bytes of attributes that one file system keeps.
+const MAX_BYTES: u64 = 16 << 20;
+/// What an attribute costs beyond its name and value.
+const OVERHEAD: usize = 64;
+
+fn cost(name: &[u8], value: &[u8]) -> u64 {
+    (name.len() + value.len() + OVERHEAD) as u64
+}
+
+fn known(name: &[u8]) -> bool {
+    [b"user.".as_slice(), b"trusted.", b"security."].iter().any(|p| name.starts_with(p))
+}
+
+impl TmpInode {
+    pub(super) fn xattr_get(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        if !known(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let meta = self.meta.lock();
+        meta.xattrs.as_ref().and_then(|x| x.get(name)).cloned().ok_or(Errno::ENODATA)
+    }
+
+    pub(super) fn xattr_set(&self, name: &[u8], value: &[u8], flags: i32) -> Result<(), Errno> {
+        if !known(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut meta = self.meta.lock();
+        let old = meta.xattrs.as_ref().and_then(|x| x.get(name));
+        if flags & libc::XATTR_CREATE != 0 && old.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        if flags & libc::XATTR_REPLACE != 0 && old.is_none() {
+            return Err(Errno::ENODATA);
+        }
+        let freed = old.map_or(0, |v| cost(name, v));
+        let taken = cost(name, value);
+        let change = |used: u64| {
+            used.saturating_sub(freed).checked_add(taken).filter(|used| *used <= MAX_BYTES)
+        };
+        self.fs
+            .xattr_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
+            .map_err(|_| Errno::ENOSPC)?;
+        meta.xattrs.get_or_insert_default().insert(name.to_vec(), value.to_vec());
+        meta.ctime = crate::kernel::time::file_time();
+        Ok(())
+    }
+
+    pub(super) fn xattr_list(&self) -> Vec<u8> {
+        let meta = self.meta.lock();
+        let mut names = Vec::new();
+        for name in meta.xattrs.iter().flat_map(|x| x.keys()) {
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        names
+    }
+
+    pub(super) fn xattr_remove(&self, name: &[u8]) -> Result<(), Errno> {
+        if !known(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut meta = self.meta.lock();
+        let value = meta.xattrs.as_mut().and_then(|x| x.remove(name)).ok_or(Errno::ENODATA)?;
+        self.fs.xattr_bytes.fetch_sub(cost(name, &value), Ordering::Relaxed);
+        meta.ctime = crate::kernel::time::file_time();
+        Ok(())
+    }
+
+    /// Gives back what the attributes cost, when the inode goes.
+    pub(super) fn drop_xattrs(&mut self) {
+        if let Some(xattrs) = self.meta.get_mut().xattrs.take() {
+            let bytes = xattrs.iter().map(|(n, v)| cost(n, v)).sum();
+            self.fs.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
