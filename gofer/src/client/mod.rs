@@ -445,3 +445,8 @@ fn xattr_name(name: &[u8]) -> Result<Name<'_>, Errno> {
     }
     Ok(Name(name))
 }
+
+/// Attributes of a file that the gofer handed over, straight from the host (`statx(2)`).
+pub fn stat_file(file: std::os::fd::BorrowedFd<'_>) -> Result<Attr, Errno> {
+    sys::stat(file)
+}

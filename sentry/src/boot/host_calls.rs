@@ -13,8 +13,10 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_fstat,
+    libc::SYS_statx, // Of descriptors; there is nothing else to name.
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
     libc::SYS_fsync,
@@ -31,7 +33,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
-    libc::SYS_setsockopt,
+    libc::SYS_setsockopt, // Timeouts of connections to the gofer.
     // Memory.
     libc::SYS_mmap,
     libc::SYS_munmap,

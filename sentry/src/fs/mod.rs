@@ -2,6 +2,7 @@
 
 pub mod anon;
 pub mod eventfd;
+pub mod gofer;
 pub mod pipe;
 pub mod pseudo;
 pub mod tmpfs;

@@ -1,0 +1,694 @@
+//! Inodes: a host file, its attributes, its names, and the host descriptors it is open as.
+
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use abi::Errno;
+use gofer::client::{At, Handle, stat_file};
+use gofer::wire::request::{Changes, Owner};
+use gofer::wire::types::{Attr as HostAttr, FileKind, OpenFlags as HostOpen};
+use parking_lot::Mutex;
+
+use super::dir::{Content, OpenDir};
+use super::file::OpenFile;
+use super::{FRESH_NS, GoferFs, convert};
+use crate::kernel::time::{file_time, monotonic_ns};
+use crate::mm::{HostFile, MappingRegistry};
+use crate::vfs::{
+    Attr, DentryPolicy, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, NewNode, OpenArgs,
+    SetAttr,
+};
+
+/// Names that an inode remembers; a file with more hard links is looked up again.
+const MAX_PLACES: usize = 8;
+
+/// See the module.
+pub(super) struct GoferInode {
+    pub(super) fs: Arc<GoferFs>,
+    pub(super) me: Weak<GoferInode>,
+    kind: FileKind,
+    host_key: (u64, u64),
+    ino: u64,
+    /// `None` while all that is known comes from a directory listing.
+    handle: Mutex<Option<Arc<Handle>>>,
+    attr: Mutex<Known>,
+    places: Mutex<Vec<Place>>,
+    target: OnceLock<Box<[u8]>>,
+    files: Mutex<Files>,
+    /// Whether it may have been written through a descriptor since `attr` was fetched.
+    written: AtomicBool,
+    /// Directories: what is known about children.
+    pub(super) content: Mutex<Content>,
+    pub(super) mappings: MappingRegistry,
+}
+
+/// Attributes and when they were fetched (`CLOCK_MONOTONIC`; 0: to be fetched again).
+struct Known {
+    attr: HostAttr,
+    at: u64,
+}
+
+/// A name of the file.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) dir: Arc<GoferInode>,
+    pub(super) name: Box<[u8]>,
+}
+
+/// The host file, open. `write` can be read, too.
+#[derive(Default)]
+struct Files {
+    read: Option<Arc<HostFile>>,
+    write: Option<Arc<HostFile>>,
+}
+
+impl GoferInode {
+    /// The inode of a host file: the one in use, brought up to date, or a new one. `place` is where
+    /// it was found.
+    pub(super) fn find(
+        fs: &Arc<GoferFs>,
+        attr: HostAttr,
+        handle: Option<Handle>,
+        place: Option<Place>,
+    ) -> Arc<GoferInode> {
+        let key = attr.identity();
+        let old = fs.inodes.lock().get(&key).and_then(Weak::upgrade);
+        // A hostile gofer may change a file's type; then it is another file.
+        let old = old.filter(|i| i.kind == attr.kind());
+        let inode = match old {
+            Some(old) => {
+                if let Some(handle) = handle {
+                    old.take_handle(handle);
+                }
+                old
+            }
+            None => GoferInode::insert(fs, attr, handle),
+        };
+        if let Some(place) = place {
+            inode.add_place(place);
+        }
+        inode
+    }
+
+    /// Makes an inode, unless another thread just did.
+    fn insert(fs: &Arc<GoferFs>, attr: HostAttr, handle: Option<Handle>) -> Arc<GoferInode> {
+        let key = attr.identity();
+        let new = Arc::new_cyclic(|me| GoferInode {
+            fs: fs.clone(),
+            me: me.clone(),
+            kind: attr.kind(),
+            host_key: key,
+            ino: fs.guest_ino(key.0, key.1),
+            handle: Mutex::new(handle.map(Arc::new)),
+            attr: Mutex::new(Known { attr, at: monotonic_ns().max(1) }),
+            places: Mutex::default(),
+            target: OnceLock::new(),
+            files: Mutex::default(),
+            written: AtomicBool::new(false),
+            content: Mutex::default(),
+            mappings: MappingRegistry::new(),
+        });
+        let raced = {
+            let mut table = fs.inodes.lock();
+            let other = table.get(&key).and_then(Weak::upgrade);
+            if other.as_ref().is_none_or(|o| o.kind != new.kind) {
+                table.insert(key, Arc::downgrade(&new));
+            }
+            other
+        };
+        // Inodes are dropped without the table's lock: that takes it.
+        raced.filter(|o| o.kind == new.kind).unwrap_or(new)
+    }
+
+    /// The host's device and inode number.
+    pub(super) fn host_key(&self) -> (u64, u64) {
+        self.host_key
+    }
+
+    /// The inode number that guests see.
+    pub(super) fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    pub(super) fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    fn add_place(&self, place: Place) {
+        place.dir.note_child(&place.name, &self.me);
+        let mut places = self.places.lock();
+        let same = |p: &Place| Arc::ptr_eq(&p.dir, &place.dir) && p.name == place.name;
+        if places.iter().any(same) || places.len() >= MAX_PLACES {
+            drop(places);
+            return drop(place);
+        }
+        places.push(place);
+    }
+
+    fn remove_place(&self, dir: &GoferInode, name: &[u8]) {
+        dir.forget_child(name, Some(self));
+        let mut gone = Vec::new();
+        let mut places = self.places.lock();
+        let mut i = 0;
+        while let Some(p) = places.get(i) {
+            if std::ptr::eq(Arc::as_ptr(&p.dir), dir) && *p.name == *name {
+                gone.push(places.swap_remove(i));
+            } else {
+                i += 1;
+            }
+        }
+        drop(places);
+    }
+
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.places.lock().clone()
+    }
+
+    /// The directory that it was found in first; a root is its own.
+    pub(super) fn parent(&self) -> Option<Arc<GoferInode>> {
+        self.places.lock().first().map(|p| p.dir.clone())
+    }
+
+    /// The node in the gofer; fetched now if the inode comes from a listing. `ESTALE` if the file
+    /// is no longer where it was.
+    pub(super) fn handle(&self) -> Result<Arc<Handle>, Errno> {
+        if let Some(handle) = self.handle.lock().clone() {
+            return Ok(handle);
+        }
+        for place in self.places() {
+            let dir = place.dir.known_handle()?;
+            let mut walked = self.fs.client.walk(&dir, &[&place.name], None)?;
+            let Some(node) = walked.found.pop() else { continue };
+            if node.attr.identity() == self.host_key {
+                if let Some(target) = walked.link {
+                    self.set_target(target);
+                }
+                return Ok(self.take_handle(node.handle));
+            }
+        }
+        Err(Errno::ESTALE)
+    }
+
+    /// The node of a directory that something was found in: it has one.
+    fn known_handle(&self) -> Result<Arc<Handle>, Errno> {
+        self.handle.lock().clone().ok_or(Errno::ESTALE)
+    }
+
+    /// Notes the text of a symbolic link.
+    pub(super) fn set_target(&self, target: Box<[u8]>) {
+        let _ = self.target.set(target);
+    }
+
+    fn take_handle(&self, handle: Handle) -> Arc<Handle> {
+        self.handle.lock().get_or_insert_with(|| Arc::new(handle)).clone()
+    }
+
+    /// Runs `f` with the places at which the gofer may find the file, until one is right.
+    pub(super) fn at_places<T>(
+        &self,
+        mut f: impl FnMut(&Handle, Option<At<'_>>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let handle = self.handle()?;
+        let places = self.places();
+        if places.is_empty() {
+            return f(&handle, None);
+        }
+        let mut result = Err(Errno::ESTALE);
+        for place in places {
+            let dir = place.dir.known_handle()?;
+            result = f(&handle, Some(At { dir: &dir, name: &place.name }));
+            if !matches!(result, Err(Errno::ESTALE | Errno::ENOENT)) {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Stores attributes that just came from the host.
+    pub(super) fn learn(&self, attr: HostAttr) {
+        if attr.identity() == self.host_key && attr.kind() == self.kind {
+            *self.attr.lock() = Known { attr, at: monotonic_ns().max(1) };
+        }
+    }
+
+    /// Makes the next [`Inode::attr`] ask the host, and the listings it is in forget it.
+    pub(super) fn changed(&self) {
+        self.attr.lock().at = 0;
+        self.forget_in_listings();
+    }
+
+    pub(super) fn forget_in_listings(&self) {
+        for place in self.places() {
+            place.dir.forget_attr(&place.name);
+        }
+    }
+
+    /// Notes a write through a descriptor.
+    pub(super) fn note_written(&self) {
+        if !self.written.swap(true, Ordering::AcqRel) {
+            self.forget_in_listings();
+        }
+    }
+
+    fn host_attr(&self) -> Result<HostAttr, Errno> {
+        let file = {
+            let files = self.files.lock();
+            files.write.clone().or_else(|| {
+                // What is only read here does not change under an exclusive export.
+                files.read.clone().filter(|_| !self.fs.exclusive())
+            })
+        };
+        if let Some(file) = file {
+            return stat_file(file.fd().as_fd());
+        }
+        {
+            let mut known = self.attr.lock();
+            let fresh = monotonic_ns().saturating_sub(known.at) < FRESH_NS;
+            if known.at != 0 && (self.fs.exclusive() || fresh) {
+                let attr = known.attr;
+                if !self.fs.exclusive() {
+                    known.at = 0;
+                }
+                return Ok(attr);
+            }
+        }
+        let attr = self.fs.client.stat(&*self.handle()?)?;
+        self.learn(attr);
+        Ok(attr)
+    }
+
+    /// The host file for reading, opened if need be.
+    pub(super) fn open_read(&self) -> Result<Arc<HostFile>, Errno> {
+        {
+            let files = self.files.lock();
+            if let Some(file) = files.read.as_ref().or(files.write.as_ref()) {
+                return Ok(file.clone());
+            }
+        }
+        let fd = self.open_host(HostOpen::READ)?;
+        let file = HostFile::new(Arc::new(fd), false);
+        self.files.lock().read = Some(file.clone());
+        self.fs.note_open(&self.me);
+        Ok(file)
+    }
+
+    /// The host file for reading and writing, opened if need be.
+    pub(super) fn open_write(&self) -> Result<Arc<HostFile>, Errno> {
+        if let Some(file) = self.files.lock().write.clone() {
+            return Ok(file);
+        }
+        let fd = self.open_host(HostOpen::READ | HostOpen::WRITE)?;
+        Ok(self.keep_writable(fd))
+    }
+
+    fn keep_writable(&self, fd: OwnedFd) -> Arc<HostFile> {
+        let file = HostFile::new(Arc::new(fd), true);
+        self.files.lock().write = Some(file.clone());
+        self.forget_in_listings();
+        self.fs.note_open(&self.me);
+        file
+    }
+
+    fn open_host(&self, flags: HostOpen) -> Result<OwnedFd, Errno> {
+        let handle = self.handle.lock().clone();
+        if handle.is_some() {
+            return self.at_places(|handle, at| self.fs.client.open(handle, at, flags)).map(
+                |(fd, attr)| {
+                    self.learn(attr);
+                    fd
+                },
+            );
+        }
+        // Known from a listing only: look it up and open it in one round trip.
+        for place in self.places() {
+            let dir = place.dir.known_handle()?;
+            let mut walked = self.fs.client.walk(&dir, &[&place.name], Some(flags))?;
+            let Some(node) = walked.found.pop() else { continue };
+            if node.attr.identity() != self.host_key {
+                continue;
+            }
+            self.take_handle(node.handle);
+            self.learn(node.attr);
+            return walked.file.ok_or(walked.error.unwrap_or(Errno::EIO));
+        }
+        Err(Errno::ESTALE)
+    }
+
+    /// Closes kept descriptors that nobody uses.
+    pub(super) fn close_unused(&self) {
+        let unused = |f: &mut Option<Arc<HostFile>>| {
+            f.take_if(|f| Arc::strong_count(f) == 1 && Arc::strong_count(f.fd()) == 1)
+        };
+        let (read, write) = {
+            let mut files = self.files.lock();
+            (unused(&mut files.read), unused(&mut files.write))
+        };
+        if let Some(attr) = write.as_ref().and_then(|f| stat_file(f.fd().as_fd()).ok()) {
+            self.learn(attr);
+            self.written.store(false, Ordering::Release);
+        }
+        drop((read, write));
+    }
+
+    /// The best descriptor for a mapping: writable if there is one.
+    pub(super) fn mapped_file(&self) -> Result<Arc<HostFile>, Errno> {
+        if let Some(file) = self.files.lock().write.clone() {
+            return Ok(file);
+        }
+        self.open_read()
+    }
+
+    /// Flushes what was written through here.
+    pub(super) fn sync_written(&self) -> Result<(), Errno> {
+        let file = self.files.lock().write.clone();
+        file.map_or(Ok(()), |file| super::file::sync(&file, false))
+    }
+
+    /// Makes an inode for something that was created here.
+    fn adopt(&self, name: &[u8], node: gofer::client::Node) -> Result<Arc<GoferInode>, Errno> {
+        let dir = self.me.upgrade().ok_or(Errno::EIO)?;
+        self.names_changed();
+        let place = Place { dir, name: name.into() };
+        Ok(GoferInode::find(&self.fs, node.attr, Some(node.handle), Some(place)))
+    }
+
+    /// A name in this directory appeared or went.
+    fn names_changed(&self) {
+        self.forget_listing();
+        self.changed();
+    }
+
+    /// A name of `victim` here is gone.
+    fn lost_name(&self, name: &[u8], victim: &Arc<dyn Inode>) {
+        self.forget_name(name);
+        self.changed();
+        if let Some(victim) = victim.as_any().downcast_ref::<GoferInode>() {
+            victim.lost_place(self, name);
+        }
+    }
+
+    fn lost_place(&self, dir: &GoferInode, name: &[u8]) {
+        self.forget_in_listings();
+        self.remove_place(dir, name);
+        let lazy = self.handle.lock().is_none();
+        let mut known = self.attr.lock();
+        if lazy {
+            // There is nothing left to ask the gofer with; what is known is still right but for
+            // this.
+            let mut raw = *known.attr;
+            raw.nlink = raw.nlink.saturating_sub(1);
+            let now = file_time();
+            (raw.ctime.sec, raw.ctime.nsec) = (now.sec, now.nsec);
+            known.attr = HostAttr::new(raw).unwrap_or(known.attr);
+        } else {
+            known.at = 0;
+        }
+    }
+}
+
+impl Drop for GoferInode {
+    fn drop(&mut self) {
+        {
+            let mut table = self.fs.inodes.lock();
+            if table.get(&self.host_key).is_some_and(|w| w.strong_count() == 0) {
+                table.remove(&self.host_key);
+            }
+        }
+        // Directories hang on to their parents; a deep tree must not recurse as deep here.
+        let mut up = std::mem::take(self.places.get_mut());
+        while let Some(place) = up.pop() {
+            place.dir.forget_child(&place.name, None);
+            if let Some(mut gone) = Arc::into_inner(place.dir) {
+                up.append(gone.places.get_mut());
+            }
+        }
+    }
+}
+
+impl Inode for GoferInode {
+    fn filesystem(&self) -> Arc<dyn FileSystem> {
+        self.fs.clone()
+    }
+
+    fn key(&self) -> InodeKey {
+        InodeKey { dev: self.fs.dev, ino: self.ino }
+    }
+
+    fn file_type(&self) -> FileType {
+        convert::file_type(self.kind)
+    }
+
+    fn attr(&self) -> Result<Attr, Errno> {
+        let a = self.host_attr()?;
+        Ok(Attr {
+            dev: self.fs.dev,
+            ino: self.ino,
+            mode: a.mode,
+            nlink: a.nlink,
+            uid: a.uid,
+            gid: a.gid,
+            rdev: a.rdev,
+            size: a.size,
+            blksize: a.blksize,
+            blocks: a.blocks,
+            atime: convert::time(a.atime),
+            mtime: convert::time(a.mtime),
+            ctime: convert::time(a.ctime),
+            btime: a.btime.map(convert::time),
+        })
+    }
+
+    fn set_attr(&self, change: &SetAttr) -> Result<(), Errno> {
+        let mut changes = convert::changes(change);
+        let old_size = change.size.map(|_| self.host_attr().map_or(u64::MAX, |a| a.size));
+        let local = self.files.lock().write.clone();
+        if let (Some(size), Some(file)) = (change.size, &local) {
+            super::file::truncate(file, size)?;
+            changes.size = None;
+        }
+        if changes != Changes::default() {
+            let attr = self.at_places(|h, at| self.fs.client.set_attr(h, at, changes))?;
+            self.learn(attr);
+        } else {
+            self.attr.lock().at = 0;
+        }
+        self.forget_in_listings();
+        if let (Some(new), Some(old)) = (change.size, old_size)
+            && new < old
+        {
+            self.mappings.invalidate(self, super::file::page_up(new)..!0xfff, true);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, name: &[u8], rest: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        self.find_child(name, rest).map(|i| i as Arc<dyn Inode>)
+    }
+
+    fn dentry_policy(&self) -> DentryPolicy {
+        if self.fs.exclusive() { DentryPolicy::Cache } else { DentryPolicy::Revalidate }
+    }
+
+    fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
+        let Some(child) = child.as_any().downcast_ref::<GoferInode>() else { return false };
+        self.find_child(name, b"").is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child))
+    }
+
+    fn create(&self, name: &[u8], new: &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno> {
+        let dir = self.handle()?;
+        let at = At { dir: &dir, name };
+        let owner = Owner { uid: Some(new.uid), gid: Some(new.gid) };
+        // An EPERM for the owner's sake: try as the gofer's own user.
+        let made = match self.create_at(at, new, owner) {
+            Err(Errno::EPERM) => self.create_at(at, new, Owner::default()),
+            other => other,
+        };
+        let (node, fd) = made.inspect_err(|_| self.names_changed())?;
+        let inode = self.adopt(name, node)?;
+        if let Some(fd) = fd {
+            inode.keep_writable(fd);
+        }
+        Ok(inode)
+    }
+
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<(), Errno> {
+        let target = target.as_any().downcast_ref::<GoferInode>().ok_or(Errno::EXDEV)?;
+        let dir = self.handle()?;
+        let new = At { dir: &dir, name };
+        let result = target.at_places(|handle, from| {
+            let from = from.ok_or(Errno::ENOENT)?;
+            self.fs.client.link(handle, from, new)
+        });
+        self.names_changed();
+        let attr = result?;
+        target.forget_in_listings();
+        target.learn(attr);
+        target.add_place(Place { dir: self.me.upgrade().ok_or(Errno::EIO)?, name: name.into() });
+        Ok(())
+    }
+
+    fn unlink(&self, name: &[u8], victim: &Arc<dyn Inode>) -> Result<(), Errno> {
+        let dir = self.handle()?;
+        self.fs.client.unlink(At { dir: &dir, name }, false)?;
+        self.lost_name(name, victim);
+        Ok(())
+    }
+
+    fn rmdir(&self, name: &[u8], victim: &Arc<dyn Inode>) -> Result<(), Errno> {
+        let dir = self.handle()?;
+        self.fs.client.unlink(At { dir: &dir, name }, true)?;
+        self.lost_name(name, victim);
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        name: &[u8],
+        new_dir: &Arc<dyn Inode>,
+        new_name: &[u8],
+        exchange: bool,
+    ) -> Result<(), Errno> {
+        self.rename_to(name, new_dir, new_name, exchange)
+    }
+
+    fn readlink(&self) -> Result<Vec<u8>, Errno> {
+        if self.kind != FileKind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        // The text of a link never changes.
+        if let Some(target) = self.target.get() {
+            return Ok(target.to_vec());
+        }
+        let handle = self.handle()?;
+        if let Some(target) = self.target.get() {
+            return Ok(target.to_vec());
+        }
+        let target = self.fs.client.read_link(&handle)?;
+        Ok(self.target.get_or_init(|| target).to_vec())
+    }
+
+    fn open(self: Arc<Self>, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno> {
+        match self.kind {
+            FileKind::Directory => Ok(Box::new(OpenDir::new(self))),
+            FileKind::Regular => OpenFile::open(self, args.flags),
+            FileKind::Symlink => Err(Errno::ELOOP),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        check_xattr(name)?;
+        self.at_places(|handle, at| self.fs.client.get_xattr(handle, at, name))
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<(), Errno> {
+        check_xattr(name)?;
+        let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+        self.at_places(|handle, at| self.fs.client.set_xattr(handle, at, name, value, flags))?;
+        self.changed();
+        Ok(())
+    }
+
+    fn list_xattr(&self) -> Result<Vec<u8>, Errno> {
+        self.at_places(|handle, at| self.fs.client.list_xattr(handle, at))
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        check_xattr(name)?;
+        self.at_places(|handle, at| self.fs.client.remove_xattr(handle, at, name))?;
+        self.changed();
+        Ok(())
+    }
+
+    fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
+        match self.kind {
+            FileKind::Regular => super::file::read(&*self.open_read()?, dst, offset),
+            FileKind::Directory => Err(Errno::EISDIR),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl GoferInode {
+    /// One attempt of [`Inode::create`].
+    fn create_at(
+        &self,
+        at: At<'_>,
+        new: &NewNode<'_>,
+        owner: Owner,
+    ) -> Result<(gofer::client::Node, Option<OwnedFd>), Errno> {
+        use crate::vfs::NodeKind;
+        let c = &self.fs.client;
+        Ok(match new.kind {
+            NodeKind::Regular => {
+                let flags = HostOpen::READ | HostOpen::WRITE;
+                let (node, fd) = c.create(at, new.mode, flags, owner)?;
+                (node, Some(fd))
+            }
+            NodeKind::Directory => (c.mkdir(at, new.mode, owner)?, None),
+            NodeKind::Symlink(text) => (c.symlink(at, text, owner)?, None),
+            NodeKind::Fifo => (c.mknod(at, libc::S_IFIFO | new.mode, owner)?, None),
+            NodeKind::Socket => (c.mknod(at, libc::S_IFSOCK | new.mode, owner)?, None),
+            NodeKind::CharDevice(_) | NodeKind::BlockDevice(_) => return Err(Errno::EPERM),
+        })
+    }
+
+    fn rename_to(
+        &self,
+        name: &[u8],
+        new_dir: &Arc<dyn Inode>,
+        new_name: &[u8],
+        exchange: bool,
+    ) -> Result<(), Errno> {
+        use gofer::wire::types::RenameFlags;
+        let new_dir = new_dir.as_any().downcast_ref::<GoferInode>().ok_or(Errno::EXDEV)?;
+        let (from, to) = (self.handle()?, new_dir.handle()?);
+        let moved = self.child_in_use(name);
+        let other = new_dir.child_in_use(new_name);
+        let flags = if exchange { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        let from_at = At { dir: &from, name };
+        let to_at = At { dir: &to, name: new_name };
+        let result = self.fs.client.rename(from_at, to_at, flags);
+        self.names_changed();
+        new_dir.names_changed();
+        result?;
+        let here = Place { dir: self.me.upgrade().ok_or(Errno::EIO)?, name: name.into() };
+        let there = Place { dir: new_dir.me.upgrade().ok_or(Errno::EIO)?, name: new_name.into() };
+        let same = match (&moved, &other) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        // Two names of one file: Linux leaves both.
+        if same {
+            return Ok(());
+        }
+        if let Some(other) = other {
+            other.lost_place(new_dir, new_name);
+            if exchange {
+                other.attr.lock().at = 0;
+                other.add_place(here);
+            }
+        }
+        if let Some(moved) = moved {
+            moved.remove_place(self, name);
+            moved.add_place(there);
+            moved.attr.lock().at = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Answers for what the gofer never serves, without asking it: `ls -l` asks for each file.
+fn check_xattr(name: &[u8]) -> Result<(), Errno> {
+    if name.starts_with(b"user.") || name == b"security.capability" {
+        Ok(())
+    } else {
+        Err(Errno::EOPNOTSUPP)
+    }
+}
