@@ -13,6 +13,7 @@ pub mod current;
 pub mod fd_table;
 pub mod fs_context;
 pub mod futex;
+pub mod poll;
 pub mod task;
 pub mod task_table;
 pub mod thread_group;

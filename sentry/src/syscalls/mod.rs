@@ -4,9 +4,11 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod base;
+mod epoll;
 mod futex;
 pub(crate) mod mm;
 mod pipe;
+mod poll;
 pub mod strace;
 mod table;
 mod time;

@@ -7,7 +7,7 @@
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
-use super::{Arg, Entry, Support, base, futex, mm, pipe, time};
+use super::{Arg, Entry, Support, base, epoll, futex, mm, pipe, poll, time};
 
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
@@ -38,7 +38,7 @@ table! {
     4 stat(path: Path, statbuf: Ptr) => none;
     5 fstat(fd: Fd, statbuf: Ptr) => none;
     6 lstat(path: Path, statbuf: Ptr) => none;
-    7 poll(fds: Ptr, nfds: Uint, timeout: Int) => none;
+    7 poll(fds: Ptr, nfds: Uint, timeout: Int) => poll::poll;
     8 lseek(fd: Fd, offset: Int, whence: Whence) => none;
     9 mmap(addr: Ptr, length: Size, prot: Prot, flags: MapFlags, fd: Fd, offset: Hex) => mm::mmap;
     10 mprotect(addr: Ptr, length: Size, prot: Prot) => mm::mprotect;
@@ -54,7 +54,7 @@ table! {
     20 writev(fd: Fd, iov: Ptr, iovcnt: Int) => none;
     21 access(path: Path, mode: Oct) => none;
     22 pipe(pipefd: Ptr) => pipe::pipe;
-    23 select(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr) => none;
+    23 select(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr) => poll::select;
     24 sched_yield() => none;
     25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => mm::mremap;
     26 msync(addr: Ptr, length: Size, flags: Hex) => mm::msync;
@@ -244,7 +244,7 @@ table! {
     210 io_cancel() => none;
     211 get_thread_area(u_info: Ptr) => none;
     212 lookup_dcookie() => none;
-    213 epoll_create(size: Int) => none;
+    213 epoll_create(size: Int) => epoll::epoll_create;
     214 epoll_ctl_old() => none;
     215 epoll_wait_old() => none;
     216 remap_file_pages(addr: Ptr, size: Size, prot: Prot, pgoff: Size, flags: Hex) => none;
@@ -263,8 +263,8 @@ table! {
     229 clock_getres(clockid: Clock, res: Ptr) => time::clock_getres;
     230 clock_nanosleep(clockid: Clock, flags: Hex, req: Timespec, rem: Ptr) => time::clock_nanosleep;
     231 exit_group(status: Int) => base::exit_group;
-    232 epoll_wait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int) => none;
-    233 epoll_ctl(epfd: Fd, op: Int, fd: Fd, event: Ptr) => none;
+    232 epoll_wait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int) => epoll::epoll_wait;
+    233 epoll_ctl(epfd: Fd, op: Int, fd: Fd, event: Ptr) => epoll::epoll_ctl;
     234 tgkill(tgid: Int, tid: Int, sig: Signal) => none;
     235 utimes(path: Path, times: Ptr) => none;
     236 vserver() => none;
@@ -301,8 +301,8 @@ table! {
     267 readlinkat(dirfd: AtFd, path: Path, buf: OutBuf, bufsiz: Size) => none;
     268 fchmodat(dirfd: AtFd, path: Path, mode: Mode) => none;
     269 faccessat(dirfd: AtFd, path: Path, mode: Oct) => none;
-    270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => none;
-    271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => none;
+    270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => poll::pselect6, "no signal mask";
+    271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => poll::ppoll, "no signal mask";
     272 unshare(flags: CloneFlags) => none;
     273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
     274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
@@ -312,7 +312,7 @@ table! {
     278 vmsplice(fd: Fd, iov: Ptr, nr_segs: Size, flags: Hex) => none;
     279 move_pages(pid: Int, count: Size, pages: Ptr, nodes: Ptr, status: Ptr, flags: Hex) => none;
     280 utimensat(dirfd: AtFd, path: Path, times: Ptr, flags: AtFlags) => none;
-    281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => none;
+    281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait, "no signal mask";
     282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => none;
     283 timerfd_create(clockid: Clock, flags: Hex) => none;
     284 eventfd(initval: Uint) => pipe::eventfd;
@@ -322,7 +322,7 @@ table! {
     288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => none;
     289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => none;
     290 eventfd2(initval: Uint, flags: Hex) => pipe::eventfd2;
-    291 epoll_create1(flags: Hex) => none;
+    291 epoll_create1(flags: Hex) => epoll::epoll_create1;
     292 dup3(oldfd: Fd, newfd: Fd, flags: OpenFlags) => none;
     293 pipe2(pipefd: Ptr, flags: OpenFlags) => pipe::pipe2;
     294 inotify_init1(flags: Hex) => none;
@@ -383,7 +383,7 @@ table! {
     438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: Hex) => none;
     439 faccessat2(dirfd: AtFd, path: Path, mode: Oct, flags: AtFlags) => none;
     440 process_madvise(pidfd: Fd, iov: Ptr, vlen: Size, advice: Int, flags: Hex) => none;
-    441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => none;
+    441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait2, "no signal mask";
     442 mount_setattr() => none;
     443 quotactl_fd() => none;
     444 landlock_create_ruleset(attr: Ptr, size: Size, flags: Hex) => none;
