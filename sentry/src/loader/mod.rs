@@ -18,6 +18,9 @@ mod script;
 mod stack;
 mod strings;
 
+#[cfg(test)]
+mod tests;
+
 pub use image::{Identity, Loaded, Personality};
 pub use strings::{Strings, read_strings};
 

@@ -16,7 +16,7 @@ impl MemoryManager {
         if !known(advice) {
             return Err(Errno::EINVAL);
         }
-        if addr % PAGE != 0 {
+        if !addr.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
         let len = page_up(len).ok_or(Errno::EINVAL)?;
@@ -70,7 +70,7 @@ impl MemoryManager {
         advice: i32,
     ) -> Result<(), Errno> {
         let flags = vma.flags;
-        let set = |add: VmFlags, remove: VmFlags| flags - remove | add;
+        let set = |add: VmFlags, remove: VmFlags| (flags - remove) | add;
         let none = VmFlags::empty();
         let new = match advice {
             libc::MADV_NORMAL => set(none, VmFlags::RAND_READ | VmFlags::SEQ_READ),
@@ -173,7 +173,7 @@ impl MemoryManager {
 
     /// mincore(2): writes one byte for each page of the range to `vec` in the guest.
     pub fn mincore(&self, addr: u64, len: u64, vec: u64) -> Result<(), Errno> {
-        if addr % PAGE != 0 {
+        if !addr.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
         if len > TASK_SIZE || addr > TASK_SIZE - len {
@@ -204,7 +204,7 @@ impl MemoryManager {
     pub fn msync(&self, addr: u64, len: u64, flags: i32) -> Result<(), Errno> {
         let known = libc::MS_ASYNC | libc::MS_INVALIDATE | libc::MS_SYNC;
         if flags & !known != 0
-            || addr % PAGE != 0
+            || !addr.is_multiple_of(PAGE)
             || flags & libc::MS_ASYNC != 0 && flags & libc::MS_SYNC != 0
         {
             return Err(Errno::EINVAL);

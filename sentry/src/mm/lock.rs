@@ -68,7 +68,7 @@ impl MemoryManager {
         if flags & current != 0 {
             st.update_vmas(0..u64::MAX, |vma| {
                 if !vma.is_special() {
-                    vma.flags = vma.flags - LOCKS | lock;
+                    vma.flags = (vma.flags - LOCKS) | lock;
                 }
             });
             if flags & on_fault == 0 {
@@ -117,7 +117,7 @@ fn set_locks(st: &mut State, start: u64, len: u64, lock: VmFlags) -> Result<Rang
         at = part.end;
         st.update_vmas(part, |vma| {
             if !vma.is_special() {
-                vma.flags = vma.flags - LOCKS | lock;
+                vma.flags = (vma.flags - LOCKS) | lock;
             }
         });
     }

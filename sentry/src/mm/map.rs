@@ -84,7 +84,7 @@ const VALIDATED: i32 = libc::MAP_SHARED
 impl MemoryManager {
     /// mmap(2), with the errors and order of checks of `do_mmap`. Returns the address.
     pub fn mmap(&self, request: &MmapRequest, limits: &MmLimits) -> Result<u64, Errno> {
-        if request.offset % PAGE != 0 {
+        if !request.offset.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
         check_huge(request)?;
@@ -165,7 +165,7 @@ impl MemoryManager {
         if len > TASK_SIZE || addr > TASK_SIZE - len {
             return Err(Errno::ENOMEM);
         }
-        if addr % PAGE != 0 {
+        if !addr.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
         if addr < MMAP_MIN_ADDR {
@@ -250,7 +250,7 @@ impl MemoryManager {
 
     /// munmap(2). `EINVAL`; `ENOMEM` when cutting an area in two would make too many.
     pub fn munmap(&self, addr: u64, len: u64) -> Result<(), Errno> {
-        if addr % PAGE != 0 || len > TASK_SIZE || addr > TASK_SIZE - len {
+        if !addr.is_multiple_of(PAGE) || len > TASK_SIZE || addr > TASK_SIZE - len {
             return Err(Errno::EINVAL);
         }
         let len = page_up(len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;

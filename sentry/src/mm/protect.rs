@@ -21,7 +21,7 @@ impl MemoryManager {
     pub fn mprotect(&self, addr: u64, len: u64, prot: u32, limits: &MmLimits) -> Result<(), Errno> {
         let grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP);
         let prot = prot & !grows;
-        if grows == PROT_GROWSDOWN | PROT_GROWSUP || addr % PAGE != 0 {
+        if grows == PROT_GROWSDOWN | PROT_GROWSUP || !addr.is_multiple_of(PAGE) {
             return Err(Errno::EINVAL);
         }
         if len == 0 {
@@ -86,7 +86,7 @@ impl MemoryManager {
         access: VmFlags,
         limits: &MmLimits,
     ) -> Result<(), Errno> {
-        let new = old - VmFlags::ACCESS | access;
+        let new = (old - VmFlags::ACCESS) | access;
         let allowed = VmFlags::from_bits_truncate((new & VmFlags::MAY).bits() >> 4);
         if !allowed.contains(access) {
             return Err(Errno::EACCES);

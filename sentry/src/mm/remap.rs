@@ -29,7 +29,7 @@ impl MemoryManager {
         if flags & !(MAYMOVE | FIXED | DONTUNMAP) != 0
             || flags & FIXED != 0 && flags & MAYMOVE == 0
             || flags & DONTUNMAP != 0 && (flags & MAYMOVE == 0 || old_len != new_len)
-            || addr % PAGE != 0
+            || !addr.is_multiple_of(PAGE)
         {
             return Err(Errno::EINVAL);
         }
@@ -37,7 +37,10 @@ impl MemoryManager {
         let new_len = page_up(new_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
         let moves = flags & (FIXED | DONTUNMAP) != 0;
         if moves {
-            if new_addr % PAGE != 0 || new_len > TASK_SIZE || new_addr > TASK_SIZE - new_len {
+            if !new_addr.is_multiple_of(PAGE)
+                || new_len > TASK_SIZE
+                || new_addr > TASK_SIZE - new_len
+            {
                 return Err(Errno::EINVAL);
             }
             let (old, new) = (addr, new_addr);

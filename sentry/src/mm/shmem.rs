@@ -316,14 +316,14 @@ impl ShmemObject {
             let old = std::mem::replace(&mut pages.size, size);
             if size < old {
                 let keep = page_up(size).unwrap_or(MAX_SIZE);
-                self.free(&mut pages, keep..u64::MAX & !(PAGE - 1));
+                self.free(&mut pages, keep..!(PAGE - 1));
                 Self::zero_existing(&pages, size..keep);
             }
             old
         };
         if size < old {
             let keep = page_up(size).unwrap_or(MAX_SIZE);
-            self.mappings.invalidate(self, keep..u64::MAX & !(PAGE - 1), true);
+            self.mappings.invalidate(self, keep..!(PAGE - 1), true);
         }
         Ok(())
     }
