@@ -45,6 +45,11 @@ pub(super) fn bring_here(tid: Tid) {
     set_affinity(tid, [current()]);
 }
 
+/// Lets the calling thread use all CPUs that the host allows.
+pub(super) fn run_anywhere() {
+    set_affinity(0, 0..libc::CPU_SETSIZE as usize);
+}
+
 /// The CPUs of this sandbox and the pairs on them.
 pub(super) struct Cpus {
     cpus: Vec<usize>,
@@ -129,8 +134,22 @@ impl Cpus {
 
     /// Forgets a pair. The calling thread may use all CPUs again.
     pub(super) fn remove(&self, slot: &Arc<Slot>) {
+        if !self.can_choose() {
+            return;
+        }
+        let mut slots = self.slots.lock();
+        slots.retain(|s| !Arc::ptr_eq(s, slot));
+        if slots.is_empty() {
+            // The balancer has nothing to live for.
+            self.wake_locked();
+        }
+        drop(slots);
+        self.unsettle();
+    }
+
+    /// Lets the calling thread use all CPUs again.
+    pub(super) fn unsettle(&self) {
         if self.can_choose() {
-            self.slots.lock().retain(|s| !Arc::ptr_eq(s, slot));
             set_affinity(0, self.cpus.iter().copied());
         }
     }
@@ -169,6 +188,10 @@ impl Cpus {
     fn wake(&self) {
         // Under the lock, so that the balancer is either before its last look or in its sleep.
         let _slots = self.slots.lock();
+        self.wake_locked();
+    }
+
+    fn wake_locked(&self) {
         if self.asleep.swap(false, Ordering::Relaxed) {
             self.wake_up.notify_one();
         }
@@ -182,7 +205,7 @@ impl Cpus {
             set_affinity(0, all);
             let mut watch = Watch::default();
             while let Some(cpus) = this.upgrade() {
-                let nap = {
+                {
                     let mut slots = cpus.slots.lock();
                     let active = watch.look(&cpus, &slots);
                     if !active && !slots.is_empty() {
@@ -194,10 +217,9 @@ impl Cpus {
                         cpus.started.store(false, Ordering::Relaxed);
                         return;
                     }
-                    TICK
-                };
+                }
                 drop(cpus);
-                std::thread::sleep(nap);
+                std::thread::sleep(TICK);
             }
         });
         if let Err(error) = started {
@@ -266,5 +288,84 @@ impl Watch {
             self.uneven = 0;
         }
         active.iter().any(|a| !a.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpus(count: usize) -> Cpus {
+        // Real CPUs, so that affinity calls on the tests' own threads change nothing.
+        let all = Cpus::new().cpus.clone();
+        Cpus {
+            cpus: (0..count).map(|i| all[i % all.len()]).collect(),
+            slots: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            wake_up: Condvar::new(),
+            started: AtomicBool::new(true),
+            this: Weak::new(),
+        }
+    }
+
+    fn run(slot: &Slot) {
+        slot.runs.fetch_add(2, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn what_computes_is_let_loose_and_what_sleeps_is_left_alone() {
+        let cpus = cpus(2);
+        let slots = [cpus.add(0, 0), cpus.add(0, 1)];
+        let mut watch = Watch::default();
+        assert!(watch.look(&cpus, &slots), "new ones count as active");
+        assert!(!watch.look(&cpus, &slots), "nothing runs: the balancer sleeps");
+        slots[0].runs.store(1, Ordering::Relaxed);
+        assert!(watch.look(&cpus, &slots));
+        assert!(!watch.look(&cpus, &slots), "nothing left to do for the one that computes");
+        assert!(slots[0].affinity.lock().at.is_none());
+        assert!(slots[0].moved.load(Ordering::Relaxed));
+        // It comes back and is pinned again before its next run.
+        cpus.leave(&slots[0]);
+        cpus.enter(&slots[0]);
+        assert_eq!(slots[0].affinity.lock().at, Some(0));
+        assert_eq!(slots[1].affinity.lock().at, Some(1));
+        cpus.unsettle();
+    }
+
+    #[test]
+    fn a_crowd_is_spread_after_a_while() {
+        let cpus = cpus(2);
+        let slots = [cpus.add(0, 0), cpus.add(0, 0), cpus.add(0, 0), cpus.add(0, 0)];
+        let mut watch = Watch::default();
+        for _ in 0..PATIENCE - 1 {
+            slots.iter().for_each(|s| run(s));
+            watch.look(&cpus, &slots);
+        }
+        assert!(slots.iter().all(|s| s.wanted.load(Ordering::Relaxed) == 0));
+        for _ in 0..4 * PATIENCE {
+            slots.iter().for_each(|s| run(s));
+            watch.look(&cpus, &slots);
+        }
+        let moved = slots.iter().filter(|s| s.wanted.load(Ordering::Relaxed) == 1).count();
+        assert_eq!(moved, 2, "half of them, and no further");
+    }
+
+    #[test]
+    fn the_balancer_ends_with_the_last_pair() {
+        let cpus = Cpus::new();
+        if !cpus.can_choose() {
+            return;
+        }
+        let weak = Arc::downgrade(&cpus);
+        let slot = cpus.add(0, 0);
+        cpus.enter(&slot);
+        cpus.leave(&slot);
+        cpus.remove(&slot);
+        drop(cpus);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while weak.upgrade().is_some() {
+            assert!(std::time::Instant::now() < deadline, "the balancer keeps the CPUs alive");
+            std::thread::sleep(TICK);
+        }
     }
 }

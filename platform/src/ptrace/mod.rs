@@ -32,6 +32,7 @@ use crate::{AddressSpace, Error, PAGE_SIZE, Platform, VdsoImage};
 mod birth;
 mod cpu;
 mod held;
+mod nursery;
 mod queue;
 mod space;
 mod sys;
@@ -40,6 +41,7 @@ mod thread;
 mod vdso;
 
 use held::Layout;
+use nursery::Nursery;
 use template::Template;
 use vdso::Vdso;
 
@@ -61,22 +63,24 @@ pub struct PtracePlatform {
 
 /// What all address spaces use.
 struct Shared {
-    file: Arc<MemoryFile>,
     layout: Layout,
     vdso: Option<Vdso>,
     clean_xstate: Vec<u8>,
     xcr0: u64,
     cpus: Arc<cpu::Cpus>,
-    template: Mutex<Template>,
+    template: Arc<Mutex<Template>>,
+    nursery: Nursery,
     /// Stubs read end-of-file from the other end once this is closed.
     _lifeline: OwnedFd,
 }
 
 impl PtracePlatform {
     /// Starts the template. To be called while the process is single-threaded, after the last
-    /// change of its user ids (a tracer needs its tracee's), and before it is locked down: later,
-    /// only [`crate::host_syscalls`] are used. Needs `/proc/self/maps`, or [`crate::look_around`]
-    /// before; guests have no vDSO without. `file` must be the memory file of all address spaces.
+    /// change of its user ids and *after* it entered its Landlock domain (a tracer must have its
+    /// tracee's ids, and be in a domain that encloses its tracee's), but before its seccomp filter:
+    /// later, only [`crate::host_syscalls`] are used. Needs `/proc/self/maps`, or
+    /// [`crate::look_around`] before; guests have no vDSO without. `file` must be the memory file of
+    /// all address spaces.
     ///
     /// # Errors
     /// What the host refuses: no ptrace (Yama's `ptrace_scope` above 1, an outer seccomp filter),
@@ -89,15 +93,16 @@ impl PtracePlatform {
         let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
         let mut template = Template::start(layout, USER_END, keep, commands, &reader)?;
         let (clean_xstate, xcr0) = clean_xstate(&mut template)?;
+        let template = Arc::new(Mutex::new(template));
         Ok(Arc::new(PtracePlatform {
             shared: Arc::new(Shared {
-                file,
+                nursery: Nursery::new(file, template.clone()),
                 layout,
                 vdso,
                 clean_xstate,
                 xcr0,
                 cpus: cpu::Cpus::new(),
-                template: Mutex::new(template),
+                template,
                 _lifeline: lifeline,
             }),
         }))
@@ -123,15 +128,6 @@ impl Platform for PtracePlatform {
 
     fn vdso(&self) -> Option<VdsoImage> {
         self.shared.vdso.as_ref().and_then(Vdso::image)
-    }
-}
-
-impl Shared {
-    /// A process with nothing in it, asleep, and its command page.
-    fn blank_process(&self) -> Result<(sys::Tid, Frames), Error> {
-        let commands = page(&self.file)?;
-        let pid = self.template.lock().spawn(&commands)?;
-        Ok((pid, commands))
     }
 }
 

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::held::{BATCH_MAX, Held, Stopped};
+use super::nursery::Stub;
 use super::queue::{Op, Queue};
 use super::sys::{self, Gone, Tid};
 use super::thread::Thread;
 use super::{Shared, template::TemplateHold};
 use crate::arch::filter::CLONE_THREAD;
-use crate::memory_file::Frames;
 use crate::{AddressSpace, Error, GuestThread, Prot, Source};
 
 thread_local! {
@@ -31,10 +31,10 @@ thread_local! {
 /// See the module.
 pub(super) struct Space {
     shared: Arc<Shared>,
-    /// The stub process, and its manager thread.
+    /// The stub process.
+    stub: Stub,
+    /// Its id, and its manager thread's.
     pid: Tid,
-    /// The command page.
-    commands: Frames,
     /// Held by whoever makes threads of the process execute commands, or seizes the manager.
     exec: Mutex<Exec>,
     queue: Mutex<Queue>,
@@ -51,20 +51,18 @@ type Garbage = (Vec<Op>, Vec<Box<dyn Any + Send>>);
 
 #[derive(Default)]
 struct Exec {
-    /// The manager is dead and reaped: `pid` may be somebody else's.
-    reaped: bool,
     /// What must not be reused before the process is gone, after a command failed.
     late: Vec<Box<dyn Any + Send>>,
 }
 
 impl Space {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Space, Error> {
-        let (pid, commands) = shared.blank_process()?;
+        let stub = shared.nursery.take()?;
         let queue = Mutex::new(Queue::new(shared.vdso.as_ref()));
         Ok(Space {
             shared,
-            pid,
-            commands,
+            pid: stub.pid(),
+            stub,
             exec: Mutex::default(),
             queue,
             queued: AtomicU64::new(0),
@@ -144,7 +142,7 @@ impl Space {
             };
             commands.push(op.command(fd));
         }
-        if let Err((index, errno)) = stopped.batch(&self.commands, &commands)? {
+        if let Err((index, errno)) = stopped.batch(self.stub.commands(), &commands)? {
             let what = ops.get(index).map_or("a command", Op::name);
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::error!(stub = self.pid, what, %error, command = ?commands.get(index),
@@ -176,7 +174,7 @@ impl Space {
         let held = Held::seize(self.pid, self.shared.layout, options)?;
         let result = work(exec, &held);
         if held.gone() == Some(Gone::Reaped) {
-            exec.reaped = true;
+            self.stub.set_reaped();
             self.dead.store(true, Ordering::Release);
         }
         result
@@ -243,8 +241,9 @@ impl AddressSpace for Space {
         let mut exec = self.exec.lock();
         let stopped = self.with_manager(&mut exec, sys::OPTIONS_CLONE, |_, held| {
             held.clone_task(CLONE_THREAD, false)
-        })?;
+        });
         drop(exec);
+        let stopped = stopped.inspect_err(|_| self.shared.cpus.unsettle())?;
         let stopped = Rc::new(stopped);
         MINE.with_borrow_mut(|mine| mine.push((self.pid, stopped.clone())));
         let thread = Thread::new(self, stopped, place);
@@ -256,14 +255,4 @@ impl AddressSpace for Space {
 /// Forgets a guest thread of the calling host thread.
 pub(super) fn forget(stopped: &Rc<Stopped>) {
     MINE.with_borrow_mut(|mine| mine.retain(|(_, s)| !Rc::ptr_eq(s, stopped)));
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        let exec = self.exec.get_mut();
-        if !exec.reaped {
-            sys::kill(self.pid, libc::SIGKILL);
-            sys::reap(self.pid);
-        }
-    }
 }

@@ -149,13 +149,7 @@ impl Template {
         let hold = self.hold(sys::OPTIONS_CLONE)?;
         let child = Held::newborn(hold.held.clone_task(CLONE_PROCESS, true)?);
         let pid = child.tid();
-        let mapped = child
-            .call_checked("mmap of the command page", map_commands(layout, commands))
-            .and_then(|at| {
-                // Sealing is a bonus that hosts before 6.10 do not have.
-                child.call(Command::new(libc::SYS_mseal, [at as u64, PAGE_SIZE, 0, 0, 0, 0]))?;
-                Ok(())
-            });
+        let mapped = child.call_checked("mmap of the command page", map_commands(layout, commands));
         if let Err(error) = mapped {
             sys::kill(pid, libc::SIGKILL);
             drop(child);

@@ -41,7 +41,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
-    libc::SYS_mseal,
 ];
 
 /// What the vsyscall page calls (`arch/x86/entry/vsyscall/vsyscall_64.c`).
