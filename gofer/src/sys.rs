@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
 use libc::{c_char, c_int, c_long};
@@ -108,6 +109,21 @@ pub(crate) fn open_path(dir: BorrowedFd<'_>, name: &Component) -> Result<OwnedFd
     open(dir, name, libc::O_PATH, 0)
 }
 
+/// What Linux shows for an id that the process's user namespace does not map
+/// (`DEFAULT_OVERFLOWUID`).
+const OVERFLOW_ID: u32 = 65534;
+/// What is shown for it instead.
+static FOREIGN_ID: AtomicU32 = AtomicU32::new(OVERFLOW_ID);
+
+/// From now on, shows `id` in this process where Linux shows the overflow id.
+pub(crate) fn show_foreign_ids_as(id: u32) {
+    FOREIGN_ID.store(id, Ordering::Relaxed);
+}
+
+fn shown(id: u32) -> u32 {
+    if id == OVERFLOW_ID { FOREIGN_ID.load(Ordering::Relaxed) } else { id }
+}
+
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
 
 fn statx_call(fd: BorrowedFd<'_>, name: *const c_char, flags: c_int) -> Result<Attr, Errno> {
@@ -123,8 +139,8 @@ fn statx_call(fd: BorrowedFd<'_>, name: *const c_char, flags: c_int) -> Result<A
         mnt_id: if has(libc::STATX_MNT_ID) { stx.stx_mnt_id } else { 0 },
         mode: u32::from(stx.stx_mode),
         nlink: stx.stx_nlink,
-        uid: stx.stx_uid,
-        gid: stx.stx_gid,
+        uid: shown(stx.stx_uid),
+        gid: shown(stx.stx_gid),
         rdev: libc::makedev(stx.stx_rdev_major, stx.stx_rdev_minor),
         size: stx.stx_size,
         blocks: stx.stx_blocks,

@@ -33,11 +33,13 @@ fn take(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Serves `exports` until the Sentry is gone. Returns the exit code.
-pub(super) fn gofer_main(exports: &[Export], sealer: Sealer) -> u8 {
+/// Serves `exports` until the Sentry is gone. `one_user` says that the user namespace maps one user
+/// only. Returns the exit code.
+pub(super) fn gofer_main(exports: &[Export], one_user: bool, sealer: Sealer) -> u8 {
     log::use_descriptor(gofer_fd::STDERR);
     let socket = take(gofer_fd::SOCKET);
-    match serve(exports, socket, sealer) {
+    let config = server::Config { foreign_ids: one_user.then_some(0), ..server::Config::default() };
+    match serve(exports, config, socket, sealer) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("gofer: {error}");
@@ -46,14 +48,18 @@ pub(super) fn gofer_main(exports: &[Export], sealer: Sealer) -> u8 {
     }
 }
 
-fn serve(exports: &[Export], socket: OwnedFd, sealer: Sealer) -> Result<(), String> {
+fn serve(
+    exports: &[Export],
+    config: server::Config,
+    socket: OwnedFd,
+    sealer: Sealer,
+) -> Result<(), String> {
     let mut opened = Vec::with_capacity(exports.len());
     for (index, export) in exports.iter().enumerate() {
         let what = |error: io::Error| format!("{:?}: {error}", export.destination);
         opened.push(open(index, export).map_err(what)?);
     }
-    let server = server::Server::new(opened, server::Config::default())
-        .map_err(|error| error.to_string())?;
+    let server = server::Server::new(opened, config).map_err(|error| error.to_string())?;
     sealer.seal().map_err(|error| error.to_string())?;
     server.serve(socket).map_err(|error| error.to_string())
 }

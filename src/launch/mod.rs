@@ -45,9 +45,12 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
 
     let jail = jails::gofer(&caller, &files);
     let keep = [null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
+    let one_user = jail.identity.uids != lockdown::IdMap::Identity;
     // SAFETY: the launcher makes no threads, and `Sandbox::run` asks the same of its caller.
     let gofer = unsafe {
-        lockdown::spawn(&jail, &keep, |sealer| children::gofer_main(&files.exports, sealer))
+        lockdown::spawn(&jail, &keep, |sealer| {
+            children::gofer_main(&files.exports, one_user, sealer)
+        })
     }?;
 
     let jail = jails::sentry(&caller);

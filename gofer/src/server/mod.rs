@@ -140,11 +140,15 @@ pub struct Config {
     /// Most nodes that the client may hold. Each takes a descriptor, so what the process may open
     /// bounds it, too.
     pub max_nodes: u64,
+    /// The owner and group that files show whose own are not mapped in this process's user
+    /// namespace, and which Linux therefore shows as 65534. For a gofer whose namespace maps one
+    /// user only: nearly all other files that it serves are root's. Holds for the whole process.
+    pub foreign_ids: Option<u32>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { max_connections: 8, max_nodes: 262_144 }
+        Config { max_connections: 8, max_nodes: 262_144, foreign_ids: None }
     }
 }
 
@@ -182,6 +186,9 @@ impl Server {
             return Err(Error::TooManyExports);
         }
         sys::clear_umask();
+        if let Some(id) = config.foreign_ids {
+            sys::show_foreign_ids_as(id);
+        }
         let descriptors = sys::raise_descriptor_limit();
         let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(16);
         let mut states = Vec::with_capacity(exports.len());
