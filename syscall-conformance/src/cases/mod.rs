@@ -48,6 +48,9 @@ groups!(
     threads_futex,
     timers,
     events,
+    pipes,
+    unix_sockets,
+    tty,
 );
 
 /// The case of that `group::name`.
