@@ -49,6 +49,10 @@ fn main() -> ExitCode {
             println!("{}", rest.join(" "));
             ExitCode::SUCCESS
         }
+        ["ids"] => {
+            cases::creds::print_ids();
+            ExitCode::SUCCESS
+        }
         ["state"] => {
             cases::exec::print_state();
             ExitCode::SUCCESS

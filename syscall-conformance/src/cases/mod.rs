@@ -51,6 +51,8 @@ groups!(
     pipes,
     unix_sockets,
     tty,
+    creds,
+    system,
 );
 
 /// The case of that `group::name`.
