@@ -89,8 +89,8 @@ impl Pma {
     /// The memory from `skip` bytes in on; `len` bytes are left.
     pub(super) fn piece(&self, skip: u64, len: u64) -> Piece<'_> {
         match &self.memory {
-            // SAFETY: `skip` is less than the length of the frames.
             Memory::Frames(frames) => {
+                // SAFETY: `skip` is less than the length of the frames.
                 Piece::Mapped(unsafe { frames.ptr().add(skip as usize) }, len)
             }
             Memory::Host { file, offset, .. } => match file.window(offset + skip) {

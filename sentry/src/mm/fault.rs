@@ -43,6 +43,17 @@ const ANON_CHUNK: u64 = 4 << 20;
 /// How much a stack grows by, where there is room.
 const STACK_CHUNK: u64 = 128 << 10;
 
+/// Why memory is given to a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touch {
+    /// To have it at hand, if the file has it.
+    Present,
+    /// It is read.
+    Read,
+    /// It is written: in private areas it must be the area's own.
+    Write,
+}
+
 impl MemoryManager {
     /// Handles a fault of the guest; an error is the signal to raise. Faults that somebody else has
     /// repaired meanwhile are fine.
@@ -106,7 +117,8 @@ impl MemoryManager {
                 let gap = st.pmas.gap_around(addr, range.clone()).ok_or(MapFault::NoMemory)?;
                 let around =
                     if vma.is_anonymous() { anon_chunk(&gap, range, vma, addr) } else { gap };
-                self.fill(st, range, vma, addr, around, write).map(|_| ())
+                let touch = if write { Touch::Write } else { Touch::Read };
+                self.fill(st, range, vma, addr, around, touch).map(|_| ())
             }
         }
     }
@@ -120,7 +132,7 @@ impl MemoryManager {
         vma: &Vma,
         addr: u64,
         around: Range<u64>,
-        write: bool,
+        touch: Touch,
     ) -> Result<Range<u64>, MapFault> {
         let prot = vma.flags.hardware();
         let Some(backing) = &vma.backing else {
@@ -134,7 +146,10 @@ impl MemoryManager {
         let at = to_file(page_down(addr)).ok_or(MapFault::Bus)?;
         let optional = to_file(around.start).ok_or(MapFault::Bus)?
             ..to_file(around.end).ok_or(MapFault::Bus)?;
-        let found = backing.object.translate(at, optional)?;
+        let found = match touch {
+            Touch::Present => backing.object.present(at, optional).ok_or(MapFault::Bus)?,
+            Touch::Read | Touch::Write => backing.object.translate(at, optional)?,
+        };
         // Of an answer that is wider than what was asked for, take what fits.
         let skip = at - found.range.start.min(at);
         let start = page_down(addr) - skip.min(page_down(addr) - around.start);
@@ -151,7 +166,7 @@ impl MemoryManager {
         let mut pma = Pma { memory, prot, cow: private, private: false };
         pma.prot = pma.allowed(prot);
         let backed = start..end;
-        if private && write {
+        if private && touch == Touch::Write {
             let copied = self.copy_pma(st, &pma, &backed, backed.clone(), addr, prot)?;
             let done = copied.0.clone();
             self.install(st, copied.0, copied.1, true);
@@ -355,18 +370,23 @@ impl MemoryManager {
                 };
                 let gap = at..gap.end;
                 let len = gap.end - gap.start;
-                let host = vma.backing.is_some();
-                if len > most && !host {
-                    at = gap.end;
-                    continue;
-                }
-                let copy = host
-                    && vma.is_private()
-                    && vma.flags.contains(VmFlags::WRITE)
-                    && len <= super::map::SMALL_PRIVATE_FILE;
-                match self.fill(st, &whole, &vma, at, gap.clone(), copy) {
+                let touch = match &vma.backing {
+                    None if len > most => {
+                        at = gap.end;
+                        continue;
+                    }
+                    Some(backing) if backing.file.is_some() || len > most => {
+                        let writable = vma.is_private() && vma.flags.contains(VmFlags::WRITE);
+                        match writable && len <= super::map::SMALL_PRIVATE_FILE {
+                            true => Touch::Write,
+                            false => Touch::Present,
+                        }
+                    }
+                    _ => Touch::Write,
+                };
+                match self.fill(st, &whole, &vma, at, gap.clone(), touch) {
                     Ok(done) => at = done.end,
-                    // Past the end of the file: for the guest to find out.
+                    // Past the end of the file, or a hole: for the guest to find out.
                     Err(MapFault::Bus) => break,
                     Err(MapFault::NoMemory) => return Err(MapFault::NoMemory),
                 }

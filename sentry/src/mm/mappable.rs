@@ -47,6 +47,12 @@ pub trait Mappable: Send + Sync {
     /// May block on a host file, never on guests.
     fn translate(&self, offset: u64, optional: Range<u64>) -> Result<Translation, MapFault>;
 
+    /// As [`Self::translate`] for what need not be allocated: what mmap maps at once. `None` for a
+    /// hole.
+    fn present(&self, offset: u64, optional: Range<u64>) -> Option<Translation> {
+        self.translate(offset, optional).ok()
+    }
+
     /// Who has the object mapped.
     fn mappings(&self) -> &MappingRegistry;
 

@@ -74,6 +74,20 @@ struct Pages {
     allocated: u64,
 }
 
+impl Pages {
+    /// The run of pages around `offset`, as far as `optional` goes, if it is there.
+    fn translate(&self, offset: u64, optional: &Range<u64>) -> Option<Translation> {
+        if offset >= self.size {
+            return None;
+        }
+        let (range, frames) = self.frames.get(offset)?;
+        let end = page_up(self.size)?.min(range.end).min(optional.end);
+        let start = range.start.max(optional.start);
+        let part = frames.share(start - range.start, end - start);
+        Some(Translation { range: start..end, extent: Extent::Memory(part) })
+    }
+}
+
 /// See the module.
 pub struct ShmemObject {
     memory: Arc<MemoryFile>,
@@ -393,21 +407,8 @@ impl ShmemObject {
 
 impl Mappable for ShmemObject {
     fn translate(&self, offset: u64, optional: Range<u64>) -> Result<Translation, MapFault> {
-        let found = |pages: &Pages| {
-            let (range, frames) = pages.frames.get(offset)?;
-            let end = page_up(pages.size)?.min(range.end).min(optional.end);
-            let start = range.start.max(optional.start);
-            let part = frames.share(start - range.start, end - start);
-            Some(Translation { range: start..end, extent: Extent::Memory(part) })
-        };
-        {
-            let pages = self.pages.read();
-            if offset >= pages.size {
-                return Err(MapFault::Bus);
-            }
-            if let Some(translation) = found(&pages) {
-                return Ok(translation);
-            }
+        if let Some(translation) = self.present(offset, optional.clone()) {
+            return Ok(translation);
         }
         let mut pages = self.pages.write();
         if offset >= pages.size {
@@ -427,7 +428,11 @@ impl Mappable for ShmemObject {
                 .or_else(|| self.allocate(&mut pages, offset..offset + PAGE))
                 .ok_or(MapFault::NoMemory)?;
         }
-        found(&pages).ok_or(MapFault::NoMemory)
+        pages.translate(offset, &optional).ok_or(MapFault::NoMemory)
+    }
+
+    fn present(&self, offset: u64, optional: Range<u64>) -> Option<Translation> {
+        self.pages.read().translate(offset, &optional)
     }
 
     fn mappings(&self) -> &MappingRegistry {

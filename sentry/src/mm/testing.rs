@@ -54,7 +54,7 @@ fn advance(source: &Source, by: u64) -> Source {
 }
 
 fn check(addr: u64, len: u64) {
-    assert!(addr % PAGE == 0 && len % PAGE == 0 && len > 0, "{addr:#x}+{len:#x}");
+    assert!(addr.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && len > 0, "{addr:#x}+{len:#x}");
     assert!(addr + len <= super::TASK_SIZE);
 }
 
