@@ -5,12 +5,16 @@
 //! creator at first. A balancer thread looks at the pairs every [`TICK`] while any is active:
 //! * a guest thread that ran for a whole tick without a trap computes; it is let loose on all
 //!   CPUs until its next trap, when one slow hand-over does not matter;
-//! * if one CPU has two active pairs more than another for [`PATIENCE`] ticks, one moves over.
+//! * if one CPU has two active pairs more than another for [`PATIENCE`] ticks, one moves over, on
+//!   trial: whether two pairs compete for a CPU or hand work to each other (and are best left
+//!   together) cannot be seen from outside, but how often the moved one traps before and after can.
+//!   If it got slower it moves back, and the next trial is twice as far away.
 //!
 //! While nothing is active, or everything active was let loose, the balancer sleeps.
 //!
 //! Locks: `Cpus::slots` -> `Slot::affinity`; both are held for a system call at most.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,6 +25,8 @@ use super::sys::Tid;
 
 const TICK: Duration = Duration::from_millis(10);
 const PATIENCE: u32 = 3;
+/// Ticks from a failed trial to the next one, at first and at most.
+const BACKOFF: (u32, u32) = (50, 6400);
 
 /// Restricts a thread (0: the caller) to some CPUs. Failure only costs time.
 fn set_affinity(tid: Tid, cpus: impl IntoIterator<Item = usize>) {
@@ -242,52 +248,125 @@ impl Slot {
     }
 }
 
-/// What the balancer saw at its last look.
+/// What the balancer saw so far.
 #[derive(Default)]
 struct Watch {
-    /// Address of a slot, and its `runs`.
-    seen: std::collections::HashMap<usize, u64>,
+    /// By address of the slot.
+    pairs: HashMap<usize, Pair>,
+    /// For how many ticks some CPU has had too many pairs.
     uneven: u32,
+    tick: u32,
+}
+
+/// What is known of a pair.
+#[derive(Clone)]
+struct Pair {
+    /// `Slot::runs` at the last look.
+    runs: u64,
+    /// How much `runs` grew in the last [`PATIENCE`] ticks, one entry each.
+    growth: [u64; PATIENCE as usize],
+    trial: Option<Trial>,
+    /// Not to be moved before this tick.
+    next_trial: u32,
+    backoff: u32,
+}
+
+/// A pair was moved to see whether that does it good.
+#[derive(Clone)]
+struct Trial {
+    home: usize,
+    end: u32,
+    growth_before: u64,
+}
+
+impl Pair {
+    fn new(runs: u64) -> Pair {
+        let growth = [0; PATIENCE as usize];
+        Pair { runs, growth, trial: None, next_trial: 0, backoff: BACKOFF.0 }
+    }
+
+    fn recent_growth(&self) -> u64 {
+        self.growth.iter().sum()
+    }
+
+    /// Ends a trial whose time has come. Returns where the pair must go back to.
+    fn judge(&mut self, tick: u32) -> Option<usize> {
+        let trial = self.trial.take_if(|t| t.end == tick)?;
+        // A fifth less is more than noise.
+        if self.recent_growth() >= trial.growth_before / 5 * 4 {
+            self.backoff = BACKOFF.0;
+            return None;
+        }
+        self.next_trial = tick.wrapping_add(self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        Some(trial.home)
+    }
+}
+
+impl Slot {
+    /// Has the pair move before its next run.
+    fn send_to(&self, place: usize) {
+        self.wanted.store(place, Ordering::Relaxed);
+        self.moved.store(true, Ordering::Release);
+    }
 }
 
 impl Watch {
     /// Looks at all pairs; acts on what changed since the last look. Returns whether any pinned
     /// pair was active.
     fn look(&mut self, cpus: &Cpus, slots: &[Arc<Slot>]) -> bool {
-        let mut active: Vec<Vec<&Slot>> = vec![Vec::new(); cpus.cpus.len()];
-        let mut seen = std::collections::HashMap::with_capacity(slots.len());
+        self.tick = self.tick.wrapping_add(1);
+        let tick = self.tick;
+        let mut active: Vec<Vec<&Arc<Slot>>> = vec![Vec::new(); cpus.cpus.len()];
+        let mut pairs = HashMap::with_capacity(slots.len());
         for slot in slots {
             let key = Arc::as_ptr(slot) as usize;
             let runs = slot.runs.load(Ordering::Relaxed);
-            let before = self.seen.get(&key).copied();
-            seen.insert(key, runs);
+            let known = self.pairs.remove(&key);
+            let changed = known.as_ref().is_none_or(|p| p.runs != runs);
+            let mut pair = known.unwrap_or_else(|| Pair::new(runs));
+            pair.growth[tick as usize % PATIENCE as usize] = runs.wrapping_sub(pair.runs);
+            pair.runs = runs;
+            if let Some(home) = pair.judge(tick) {
+                slot.send_to(home);
+            }
+            pairs.insert(key, pair);
             let running = runs % 2 == 1;
-            if running && before == Some(runs) {
+            if running && !changed {
                 slot.let_loose(cpus, runs);
-            } else if running || before != Some(runs) {
+            } else if running || changed {
                 active[slot.wanted.load(Ordering::Relaxed)].push(slot);
             }
         }
-        self.seen = seen;
-        let (most, least) = (
-            (0..active.len()).max_by_key(|&i| active[i].len()),
-            (0..active.len()).min_by_key(|&i| active[i].len()),
-        );
-        if let (Some(most), Some(least)) = (most, least)
-            && active[most].len() >= active[least].len() + 2
-        {
-            self.uneven += 1;
-            if self.uneven >= PATIENCE
-                && let Some(slot) = active[most].last()
-            {
-                slot.wanted.store(least, Ordering::Relaxed);
-                slot.moved.store(true, Ordering::Release);
-                self.uneven = 0;
-            }
-        } else {
-            self.uneven = 0;
-        }
+        self.pairs = pairs;
+        self.spread(&active);
         active.iter().any(|a| !a.is_empty())
+    }
+
+    fn spread(&mut self, active: &[Vec<&Arc<Slot>>]) {
+        let most = (0..active.len()).max_by_key(|&i| active[i].len());
+        let least = (0..active.len()).min_by_key(|&i| active[i].len());
+        let (Some(most), Some(least)) = (most, least) else { return };
+        if active[most].len() < active[least].len() + 2 {
+            self.uneven = 0;
+            return;
+        }
+        self.uneven += 1;
+        if self.uneven < PATIENCE {
+            return;
+        }
+        self.uneven = 0;
+        for slot in active[most].iter().rev() {
+            let Some(pair) = self.pairs.get_mut(&(Arc::as_ptr(slot) as usize)) else { continue };
+            if pair.trial.is_some() || (pair.next_trial.wrapping_sub(self.tick) as i32) > 0 {
+                continue;
+            }
+            // One tick to get there.
+            let end = self.tick.wrapping_add(PATIENCE + 1);
+            pair.trial = Some(Trial { home: most, end, growth_before: pair.recent_growth() });
+            slot.send_to(least);
+            return;
+        }
     }
 }
 
@@ -308,8 +387,12 @@ mod tests {
         }
     }
 
-    fn run(slot: &Slot) {
-        slot.runs.fetch_add(2, Ordering::Relaxed);
+    fn run(slot: &Slot, times: u64) {
+        slot.runs.fetch_add(2 * times, Ordering::Relaxed);
+    }
+
+    fn places(slots: &[Arc<Slot>]) -> Vec<usize> {
+        slots.iter().map(|s| s.wanted.load(Ordering::Relaxed)).collect()
     }
 
     #[test]
@@ -338,16 +421,30 @@ mod tests {
         let slots = [cpus.add(0, 0), cpus.add(0, 0), cpus.add(0, 0), cpus.add(0, 0)];
         let mut watch = Watch::default();
         for _ in 0..PATIENCE - 1 {
-            slots.iter().for_each(|s| run(s));
+            slots.iter().for_each(|s| run(s, 10));
             watch.look(&cpus, &slots);
         }
-        assert!(slots.iter().all(|s| s.wanted.load(Ordering::Relaxed) == 0));
-        for _ in 0..4 * PATIENCE {
-            slots.iter().for_each(|s| run(s));
+        assert_eq!(places(&slots), [0; 4]);
+        for _ in 0..8 * PATIENCE {
+            slots.iter().for_each(|s| run(s, 10));
             watch.look(&cpus, &slots);
         }
-        let moved = slots.iter().filter(|s| s.wanted.load(Ordering::Relaxed) == 1).count();
-        assert_eq!(moved, 2, "half of them, and no further");
+        assert_eq!(places(&slots).iter().sum::<usize>(), 2, "half of them, and no further");
+    }
+
+    #[test]
+    fn those_who_work_together_are_left_together() {
+        let cpus = cpus(2);
+        let slots = [cpus.add(0, 0), cpus.add(0, 0)];
+        let mut watch = Watch::default();
+        let mut apart = 0;
+        for _ in 0..1000 {
+            let together = places(&slots) == [0, 0];
+            apart += u32::from(!together);
+            slots.iter().for_each(|s| run(s, if together { 100 } else { 20 }));
+            watch.look(&cpus, &slots);
+        }
+        assert!((1..60).contains(&apart), "tried for {apart} of 1000 ticks");
     }
 
     #[test]

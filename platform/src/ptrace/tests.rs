@@ -690,6 +690,49 @@ fn the_vdso_moves() {
     guest.fault();
 }
 
+guest_code!(
+    clock_reader,
+    "mov rbx, rdi",
+    "mov edi, 1", // CLOCK_MONOTONIC
+    "lea rsi, [rsp - 512]",
+    "sub rsp, 1024",
+    "call rbx",
+    "mov ebx, eax",
+    "mov rdi, [rsp + 512]",
+    "mov rsi, [rsp + 520]",
+    "mov eax, 1",
+    "syscall",
+);
+
+#[test]
+fn the_vdso_tells_the_time_without_a_call() {
+    let world = World::new();
+    let Some(image) = world.platform.vdso() else { return };
+    // SAFETY: the Sentry's own vDSO, mapped for as long as it lives.
+    let code = unsafe { std::slice::from_raw_parts(image.sentry_code, image.code_len as usize) };
+    let elf = goblin::elf::Elf::parse(code).unwrap();
+    let symbol = elf
+        .dynsyms
+        .iter()
+        .find(|s| elf.dynstrtab.get_at(s.st_name) == Some("__vdso_clock_gettime"))
+        .unwrap();
+    let space = world.space(clock_reader());
+    let to = 0x7654_3210_0000;
+    space.space.move_vdso(to);
+    let mut guest = space.thread();
+    guest.regs.rdi = to + image.vvar_len + symbol.st_value;
+    assert_eq!(guest.syscall(), 1, "the clock needed a system call");
+    // SAFETY: all-zero is a valid timespec; the call fills it.
+    let now = unsafe {
+        let mut now: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
+        now
+    };
+    assert_eq!(guest.regs.rbx, 0);
+    assert!((now.tv_sec - 5..=now.tv_sec).contains(&(guest.regs.rdi as i64)));
+    assert!(guest.regs.rsi < 1_000_000_000);
+}
+
 #[test]
 fn the_stubs_code_is_no_way_out() {
     let world = World::new();

@@ -148,24 +148,27 @@ impl Thread {
         Ok(Some(Trap::Syscall))
     }
 
-    /// The bytes at `rip`, as many as there are.
+    /// The bytes at `rip`, as many as there are and as an instruction can have.
     fn instruction(&self, rip: u64) -> Vec<u8> {
+        let tid = self.stopped.tid();
         let mut bytes = Vec::with_capacity(16);
-        for i in 0..2 {
-            match sys::peek(self.stopped.tid(), rip.wrapping_add(i * 8)) {
-                Some(word) => bytes.extend(word.to_le_bytes()),
-                None => {
-                    // The word may reach into a page that is not there; the bytes before it count.
-                    let at = rip.wrapping_add(i * 8);
-                    let left = (crate::PAGE_SIZE - at % crate::PAGE_SIZE) as usize;
-                    if left < 8
-                        && let Some(word) =
-                            sys::peek(self.stopped.tid(), at.wrapping_sub(8 - left as u64))
-                    {
-                        bytes.extend(&word.to_le_bytes()[8 - left..]);
-                    }
-                    break;
-                }
+        if let Some(word) = sys::peek(tid, rip) {
+            bytes.extend(word.to_le_bytes());
+            // Most instructions are short, and a look costs a microsecond.
+            if trap::is_complete(&bytes) {
+                return bytes;
+            }
+        }
+        let next = rip.wrapping_add(bytes.len() as u64);
+        if let Some(word) = sys::peek(tid, next) {
+            bytes.extend(word.to_le_bytes());
+        } else {
+            // The word reaches into a page that is not there; the bytes before it count.
+            let left = (next.wrapping_neg() % crate::PAGE_SIZE) as usize;
+            if (1..8).contains(&left)
+                && let Some(word) = sys::peek(tid, next.wrapping_sub(8 - left as u64))
+            {
+                bytes.extend(&word.to_le_bytes()[8 - left..]);
             }
         }
         bytes.truncate(trap::INSTRUCTION_MAX);

@@ -96,6 +96,11 @@ pub(crate) fn access_of(regs: &Registers, code: &[u8], addr: u64) -> Prot {
     }
 }
 
+/// Whether the bytes hold a whole instruction. For 32-bit code this is a guess.
+pub(crate) fn is_complete(code: &[u8]) -> bool {
+    Decoder::new(64, code, DecoderOptions::NONE).decode().code() != Code::INVALID
+}
+
 fn decode(regs: &Registers, code: &[u8]) -> Option<Instruction> {
     let bits = if regs.cs == USER_CS { 64 } else { 32 };
     let mut decoder = Decoder::with_ip(bits, code, regs.rip, DecoderOptions::NONE);
