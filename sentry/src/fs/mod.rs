@@ -6,4 +6,5 @@ pub mod eventfd;
 pub mod gofer;
 pub mod pipe;
 pub mod pseudo;
+pub mod timerfd;
 pub mod tmpfs;

@@ -18,6 +18,7 @@ pub mod task;
 pub mod task_table;
 pub mod thread_group;
 pub mod time;
+pub mod timer;
 pub mod unsupported;
 pub mod wait;
 
@@ -45,6 +46,8 @@ pub struct Kernel {
     pub memory: Arc<MemoryFile>,
     /// All tasks by number.
     pub tasks: TaskTable,
+    /// Fires timers.
+    pub timers: timer::TimerService,
     /// Who waits on which word of memory.
     pub futexes: futex::FutexTable,
     /// Calls that were asked for and are not there.
@@ -83,6 +86,7 @@ impl Kernel {
             platform,
             memory,
             tasks: TaskTable::default(),
+            timers: timer::TimerService::default(),
             futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,

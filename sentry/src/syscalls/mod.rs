@@ -12,6 +12,7 @@ mod poll;
 pub mod strace;
 mod table;
 mod time;
+mod timerfd;
 
 use abi::Errno;
 

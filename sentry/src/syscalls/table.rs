@@ -7,7 +7,7 @@
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
-use super::{Arg, Entry, Support, base, epoll, futex, mm, pipe, poll, time};
+use super::{Arg, Entry, Support, base, epoll, futex, mm, pipe, poll, time, timerfd};
 
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
@@ -314,11 +314,11 @@ table! {
     280 utimensat(dirfd: AtFd, path: Path, times: Ptr, flags: AtFlags) => none;
     281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait, "no signal mask";
     282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => none;
-    283 timerfd_create(clockid: Clock, flags: Hex) => none;
+    283 timerfd_create(clockid: Clock, flags: Hex) => timerfd::timerfd_create;
     284 eventfd(initval: Uint) => pipe::eventfd;
     285 fallocate(fd: Fd, mode: Hex, offset: Int, len: Int) => none;
-    286 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) => none;
-    287 timerfd_gettime(fd: Fd, curr: Ptr) => none;
+    286 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) => timerfd::timerfd_settime;
+    287 timerfd_gettime(fd: Fd, curr: Ptr) => timerfd::timerfd_gettime;
     288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => none;
     289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => none;
     290 eventfd2(initval: Uint, flags: Hex) => pipe::eventfd2;
