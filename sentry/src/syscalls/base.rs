@@ -3,42 +3,7 @@
 use abi::Errno;
 
 use super::{Args, SysResult};
-use crate::kernel::{Current, Events};
-use crate::vfs::{IoDst, IoSrc};
-
-/// read(2)
-pub fn read(cur: &mut Current, args: &Args) -> SysResult {
-    let file = cur.files.get(args.int(0))?;
-    if !file.flags().readable() {
-        return Err(Errno::EBADF);
-    }
-    let mm = cur.mm.clone();
-    let mut dst = IoDst::user(&mm, [(args.u64(1), args.size(2))]);
-    let n = cur.block_on(&file, Events::READABLE, None, || {
-        let mut pos = file.pos().lock();
-        let n = file.ops().read(&mut dst, *pos)?;
-        *pos += n as u64;
-        Ok(n)
-    })?;
-    Ok(n as u64)
-}
-
-/// write(2)
-pub fn write(cur: &mut Current, args: &Args) -> SysResult {
-    let file = cur.files.get(args.int(0))?;
-    if !file.flags().writable() {
-        return Err(Errno::EBADF);
-    }
-    let mm = cur.mm.clone();
-    let mut src = IoSrc::user(&mm, [(args.u64(1), args.size(2))]);
-    let n = cur.block_write(&file, &mut src, |src| {
-        let mut pos = file.pos().lock();
-        let n = file.ops().write(src, *pos)?;
-        *pos += n as u64;
-        Ok(n)
-    })?;
-    Ok(n as u64)
-}
+use crate::kernel::Current;
 
 /// getpid(2)
 pub fn getpid(cur: &mut Current, _: &Args) -> SysResult {

@@ -3,16 +3,24 @@
 //! A handler decodes its arguments, calls the subsystem, and encodes the result; nothing else. It
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
+mod attr;
 mod base;
+mod dirs;
 mod epoll;
+mod fcntl;
 mod futex;
+mod link_rename;
 pub(crate) mod mm;
+mod open;
 mod pipe;
 mod poll;
+mod read_write;
+mod stat;
 pub mod strace;
 mod table;
 mod time;
 mod timerfd;
+mod user;
 
 use abi::Errno;
 

@@ -178,6 +178,20 @@ impl<'a> IoSrc<'a> {
         if done == 0 && len > 0 { Err(Errno::EFAULT) } else { Ok(done) }
     }
 
+    /// Lets at most `max` more bytes be taken.
+    pub fn truncate(&mut self, max: usize) {
+        let mut keep = self.done.saturating_add(max);
+        match &mut self.kind {
+            SrcKind::Kernel(data) => *data = &data[..keep.min(data.len())],
+            SrcKind::User { ranges, .. } => {
+                for range in ranges.iter_mut() {
+                    range.1 = range.1.min(keep);
+                    keep -= range.1;
+                }
+            }
+        }
+    }
+
     /// Takes back the last `n` bytes (they could not be stored).
     pub fn unread(&mut self, n: usize) {
         self.done -= n.min(self.done);

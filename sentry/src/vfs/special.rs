@@ -2,12 +2,13 @@
 //!
 //! Owns the registry that drivers put themselves into at boot; read-mostly, a leaf lock.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use abi::Errno;
 use parking_lot::RwLock;
 
-use super::{FileOps, FileType, InodeKey, OpenArgs};
+use super::{FileOps, FileType, OpenArgs};
+use crate::fs::pipe::open_fifo;
 
 /// A character device driver.
 pub trait DeviceDriver: Send + Sync {
@@ -16,18 +17,10 @@ pub trait DeviceDriver: Send + Sync {
     fn open(&self, rdev: u64, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno>;
 }
 
-/// What opens named pipes.
-pub trait FifoDriver: Send + Sync {
-    /// Opens one end of the pipe that the inode `key` names, with fifo(7)'s rendezvous: blocks
-    /// through `args.task` until there is another end, or says `ENXIO`.
-    fn open(&self, key: InodeKey, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno>;
-}
-
 /// The drivers.
 #[derive(Default)]
 pub struct Special {
     chars: RwLock<Vec<(u32, Arc<dyn DeviceDriver>)>>,
-    fifos: OnceLock<Arc<dyn FifoDriver>>,
 }
 
 impl Special {
@@ -38,18 +31,12 @@ impl Special {
         chars.push((major, driver));
     }
 
-    /// Registers what opens named pipes; the first one stays.
-    pub fn register_fifo(&self, driver: Arc<dyn FifoDriver>) {
-        // Boot does this once; a second one would be a second kind of pipe.
-        let _ = self.fifos.set(driver);
-    }
-
-    /// Opens the special file that `args.path` names. `ENXIO` for sockets and where there is no
+    /// Opens the special file that `args.path` names; blocks for fifo(7)'s rendezvous. `ENXIO` for sockets and where there is no
     /// driver.
     pub fn open(&self, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno> {
         let inode = args.path.inode()?;
         match inode.file_type() {
-            FileType::Fifo => self.fifos.get().ok_or(Errno::ENXIO)?.clone().open(inode.key(), args),
+            FileType::Fifo => Ok(Box::new(open_fifo(args.task, inode.key(), args.flags)?)),
             FileType::CharDevice => {
                 let rdev = inode.attr()?.rdev;
                 let major = libc::major(rdev);
