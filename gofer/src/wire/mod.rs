@@ -155,3 +155,6 @@ pub fn patch_len(out: &mut [u8]) {
         field.copy_from_slice(&len);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,14 +264,10 @@ impl GoferInode {
             return stat_file(file.fd().as_fd());
         }
         {
-            let mut known = self.attr.lock();
-            let fresh = monotonic_ns().saturating_sub(known.at) < FRESH_NS;
-            if known.at != 0 && (self.fs.exclusive() || fresh) {
-                let attr = known.attr;
-                if !self.fs.exclusive() {
-                    known.at = 0;
-                }
-                return Ok(attr);
+            let known = self.attr.lock();
+            let fresh = || monotonic_ns().saturating_sub(known.at) < FRESH_NS;
+            if known.at != 0 && (self.fs.exclusive() || fresh()) {
+                return Ok(known.attr);
             }
         }
         let attr = self.fs.client.stat(&*self.handle()?)?;
