@@ -4,6 +4,7 @@ pub mod anon;
 pub mod epoll;
 pub mod eventfd;
 pub mod gofer;
+pub mod overlay;
 pub mod pipe;
 pub mod pseudo;
 pub mod timerfd;

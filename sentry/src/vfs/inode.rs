@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::{Attr, FileOps, FileType, IoDst, MountFlags, OpenFlags, Path, SetAttr, StatFs};
+use super::{
+    Attr, DirSink, FileOps, FileType, IoDst, IoSrc, MountFlags, OpenFlags, Path, SetAttr, StatFs,
+};
 use crate::kernel::{Credentials, Task};
 
 /// A mounted file system (Linux's superblock).
@@ -204,6 +206,18 @@ pub trait Inode: Send + Sync + Any {
     fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
         let _ = (dst, offset);
         Err(Errno::EINVAL)
+    }
+
+    /// Writes content without an open file: overlay copy-up's way.
+    fn write_at(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
+        let _ = (src, offset);
+        Err(Errno::EINVAL)
+    }
+    /// Lists a directory without an open file, up to where `sink` says stop. The dots may be there
+    /// or not; positions mean nothing.
+    fn list(self: Arc<Self>, sink: &mut DirSink<'_>) -> Result<(), Errno> {
+        let _ = sink;
+        Err(Errno::ENOTDIR)
     }
 
     /// For downcasts inside one file system (rename, link).

@@ -17,8 +17,8 @@ use super::{FRESH_NS, GoferFs, convert};
 use crate::kernel::time::{file_time, monotonic_ns};
 use crate::mm::{HostFile, MappingRegistry};
 use crate::vfs::{
-    Attr, DentryPolicy, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, NewNode, OpenArgs,
-    SetAttr,
+    Attr, DentryPolicy, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, NewNode,
+    OpenArgs, SetAttr,
 };
 
 /// Names that an inode remembers; a file with more hard links is looked up again.
@@ -604,6 +604,10 @@ impl Inode for GoferInode {
             FileKind::Directory => Err(Errno::EISDIR),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    fn list(self: Arc<Self>, sink: &mut DirSink<'_>) -> Result<(), Errno> {
+        OpenDir::new(self).read_dir(&mut 0, sink)
     }
 
     fn as_any(&self) -> &dyn Any {

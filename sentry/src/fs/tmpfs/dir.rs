@@ -14,7 +14,7 @@ use crate::vfs::{Dentry, DirEntry, DirSink, FileOps, FileType, Inode};
 /// What each entry counts in a directory's size, as on Linux.
 const ENTRY_SIZE: u64 = 20;
 /// Cookies of "." and ".."; the first of a name comes behind them.
-const FIRST: u64 = 2;
+pub(super) const FIRST: u64 = 2;
 
 /// The names in a directory, each with a cookie that stays its own for as long as it is there, so
 /// that a listing that is interrupted goes on where it was.
@@ -49,6 +49,21 @@ impl Names {
         inner.by_cookie.insert(cookie, name.clone());
         inner.by_name.insert(name, (cookie, inode.clone()));
         Ok(())
+    }
+
+    /// Lists from a cookie on; returns the one to go on with.
+    pub fn list(&self, from: u64, sink: &mut DirSink<'_>) -> u64 {
+        let inner = self.0.lock();
+        let mut pos = from;
+        for (&cookie, name) in inner.by_cookie.range(from..) {
+            let Some((_, inode)) = inner.by_name.get(name) else { continue };
+            let next = cookie + 1;
+            if !sink(DirEntry { ino: inode.ino, next, kind: Some(inode.file_type()), name }) {
+                break;
+            }
+            pos = next;
+        }
+        pos
     }
 
     pub fn remove(&self, name: &[u8]) -> Result<Arc<TmpInode>, Errno> {
@@ -167,15 +182,7 @@ impl FileOps for DirFile {
                 *pos = cookie + 1;
             }
         }
-        let inner = self.inode.names()?.0.lock();
-        for (&cookie, name) in inner.by_cookie.range(*pos..) {
-            let Some((_, inode)) = inner.by_name.get(name) else { continue };
-            let next = cookie + 1;
-            if !sink(DirEntry { ino: inode.ino, next, kind: Some(inode.file_type()), name }) {
-                return Ok(());
-            }
-            *pos = next;
-        }
+        *pos = self.inode.names()?.list(*pos, sink);
         Ok(())
     }
     fn fsync(&self, _: bool) -> Result<(), Errno> {

@@ -13,8 +13,8 @@ use super::dir::{DirFile, Names};
 use super::file::{Content, OpenFile, seal};
 use crate::kernel::time::file_time;
 use crate::vfs::{
-    Attr, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, NewNode, NodeKind, OpenArgs,
-    SetAttr, Timespec,
+    Attr, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, NewNode, NodeKind,
+    OpenArgs, SetAttr, Timespec,
 };
 
 /// A file of tmpfs.
@@ -323,6 +323,13 @@ impl Inode for TmpInode {
     }
     fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
         self.content()?.read(dst, offset)
+    }
+    fn write_at(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
+        self.content()?.write(src, offset)
+    }
+    fn list(self: Arc<Self>, sink: &mut DirSink<'_>) -> Result<(), Errno> {
+        self.names()?.list(super::dir::FIRST, sink);
+        Ok(())
     }
     fn as_any(&self) -> &dyn Any {
         self
