@@ -21,10 +21,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The user that unprivileged runs use.
 pub const UNPRIVILEGED: u32 = 1000;
 
-/// The `rsentry` binary of this build, built first if need be.
+/// The `rsentry` binary of this build, built first if need be. `RSENTRY` in the environment names
+/// another, for example a stand-in that runs its arguments natively, to test the tests.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(other) = std::env::var_os("RSENTRY") {
+            return other.into();
+        }
         // A test's executable is in target/PROFILE/deps.
         let me = std::env::current_exe().expect("a test has a path");
         let profile = me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");

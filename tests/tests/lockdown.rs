@@ -1,0 +1,190 @@
+//! The layers around the gofer and the Sentry are in force: read back from the host's `/proc`
+//! while a sandbox runs, not from the code. As root and as an unprivileged caller.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::process::{Child, Command, Stdio};
+
+use rsentry_tests::{Process, Sandboxes, eventually, wait};
+
+const NAMESPACES: [&str; 7] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
+const CAPABILITY_SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+const CANARY: &str = "canary-4711";
+
+/// A sandbox in which `cat` waits for input.
+struct Running {
+    launcher: Child,
+    gofer: Process,
+    sentry: Process,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        command.env("CANARY", CANARY).stdin(Stdio::piped()).stderr(Stdio::inherit());
+        let launcher = command.spawn().expect("rsentry starts");
+        let mut children = Vec::new();
+        eventually("gofer and Sentry are sealed", || {
+            children = Process::children(launcher.id());
+            children.sort_by_key(first_namespaced);
+            children.len() == 2 && children.iter().all(|child| child.field("Seccomp") == "2")
+        });
+        let sentry = children.pop().expect("two children");
+        let gofer = children.pop().expect("two children");
+        Running { launcher, gofer, sentry }
+    }
+
+    fn stop(mut self) {
+        drop(self.launcher.stdin.take());
+        let status = wait(&mut self.launcher);
+        assert_eq!(status.code(), Some(0), "cat ends at the end of its input");
+    }
+}
+
+/// The gofer sees more than one mount; the Sentry one.
+fn first_namespaced(process: &Process) -> usize {
+    usize::MAX - process.mounts().len()
+}
+
+fn is_root() -> bool {
+    // SAFETY: no arguments.
+    unsafe { libc::geteuid() == 0 }
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn both_are_locked_down() {
+    let sandboxes = Sandboxes::new();
+    let me = Process::get(std::process::id()).unwrap();
+    for (who, command) in sandboxes.callers(&["run", "cat"]) {
+        let privileged = is_root() && who == "the caller";
+        let running = Running::start(command);
+        for process in [&running.gofer, &running.sentry] {
+            let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).unwrap();
+            for task in tasks {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                assert!(status.contains("\nNoNewPrivs:\t1\n"), "{who}: {status}");
+                assert!(status.contains("\nSeccomp:\t2\n"), "{who}: {status}");
+            }
+            assert_eq!(process.field("NSpid").split_whitespace().last(), Some("1"), "{who}");
+            assert_eq!(process.field("NSsid").split_whitespace().last(), Some("1"), "{who}");
+            let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(core.split_whitespace().nth(4), Some("0"), "{who}: {core}");
+        }
+        for name in NAMESPACES.into_iter().filter(|_| is_root()) {
+            let all: BTreeSet<_> =
+                [&me, &running.gofer, &running.sentry].map(|it| it.namespace(name)).into();
+            assert_eq!(all.len(), 3, "{who}: {name} is shared: {all:?}");
+        }
+        for set in CAPABILITY_SETS {
+            assert_eq!(running.sentry.field(set), format!("{:016x}", 0), "{who}: {set}");
+            // A root caller's gofer reads all that root may read, and can do no more than that.
+            let keeps = privileged && (set == "CapPrm" || set == "CapEff");
+            let expected = format!("{:016x}", if keeps { 1 << 2 } else { 0 });
+            assert_eq!(running.gofer.field(set), expected, "{who}: {set}");
+        }
+        if privileged {
+            assert_eq!(running.sentry.field("Uid"), "65534\t65534\t65534\t65534");
+            assert_eq!(running.sentry.field("Gid"), "65534\t65534\t65534\t65534");
+            assert_eq!(running.sentry.field("Groups"), "");
+        }
+        running.stop();
+    }
+    sandboxes.assert_nothing_left();
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves() {
+    let sandboxes = Sandboxes::new();
+    for (who, command) in sandboxes.callers(&["run", "cat"]) {
+        let running = Running::start(command);
+        let mounts = running.sentry.mounts();
+        let [(place, options)] = &mounts[..] else { panic!("{who}: {mounts:?}") };
+        assert_eq!(place, "/");
+        assert!(options.starts_with("ro,nosuid,nodev,noexec"), "{who}: {options}");
+        let allowed = ["/0", "/1", "/masks"];
+        for (place, options) in running.gofer.mounts() {
+            let known = place == "/" || allowed.iter().any(|top| place.starts_with(top));
+            assert!(known, "{who}: {place}");
+            assert!(options.starts_with("ro,nosuid,nodev"), "{who}: {place}: {options}");
+        }
+        if is_root() {
+            let root = |process: &Process, path: &str| format!("/proc/{}/root{path}", process.pid);
+            let files = fs::read_dir(root(&running.sentry, "/")).unwrap().count();
+            assert_eq!(files, 0, "{who}: the Sentry's root is not empty");
+            assert!(fs::metadata(root(&running.gofer, "/0/etc/passwd")).unwrap().len() > 0);
+            for secret in ["/0/etc/shadow", "/0/etc/gshadow"] {
+                let length = fs::metadata(root(&running.gofer, secret)).unwrap().len();
+                assert_eq!(length, 0, "{who}: {secret} can be seen");
+            }
+            assert_eq!(fs::read_dir(root(&running.gofer, "/0/root")).unwrap().count(), 0, "{who}");
+        }
+        running.stop();
+    }
+    sandboxes.assert_nothing_left();
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn neither_holds_a_descriptor_or_a_string_that_it_should_not() {
+    if !is_root() {
+        eprintln!("not root: undumpable processes cannot be looked into");
+        return;
+    }
+    let sandboxes = Sandboxes::new();
+    for (who, command) in sandboxes.callers(&["run", "cat"]) {
+        // What the test runner itself was started with must not show up anywhere.
+        let leaked = fs::File::open("/").unwrap();
+        let flags = 0;
+        // SAFETY: plain numbers; clears close-on-exec.
+        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&leaked), libc::F_SETFD, flags) };
+        let running = Running::start(command);
+        drop(leaked);
+
+        let sentry = running.sentry.descriptors();
+        for (number, start) in [(0, "pipe:"), (1, "pipe:"), (3, "socket:"), (4, "socket:")] {
+            assert!(sentry[&number].starts_with(start), "{who}: {number}: {sentry:?}");
+        }
+        for number in sentry.keys().filter(|&&number| number > 5) {
+            let path = format!("/proc/{}/fd/{number}", running.sentry.pid);
+            // It may be closed by now.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let kind = metadata.file_type();
+            let device = kind.is_char_device() || kind.is_block_device();
+            assert!(!kind.is_dir() && !device, "{who}: {number}: {sentry:?}");
+        }
+        let gofer = running.gofer.descriptors();
+        for (number, start) in [(0, "/dev/null"), (1, "/dev/null"), (3, "socket:")] {
+            assert!(gofer[&number].starts_with(start), "{who}: {number}: {gofer:?}");
+        }
+        for process in [&running.gofer, &running.sentry] {
+            let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap();
+            assert!(environ.iter().all(|&byte| byte == 0), "{who}: the environment is still there");
+        }
+        running.stop();
+    }
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn a_writable_mount_gives_the_gofer_what_writing_needs() {
+    if !is_root() {
+        eprintln!("not root: the gofer has no capabilities in any case");
+        return;
+    }
+    let sandboxes = Sandboxes::new();
+    let running = Running::start(sandboxes.command(&["run", "--rw", ".", "cat"]));
+    // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
+    assert_eq!(running.gofer.field("CapEff"), format!("{:016x}", 0b11111));
+    let work = sandboxes.work().canonicalize().unwrap();
+    let writable: Vec<_> = running
+        .gofer
+        .mounts()
+        .into_iter()
+        .filter(|(_, options)| !options.starts_with("ro"))
+        .collect();
+    assert_eq!(writable.len(), 1, "only {work:?} is writable: {writable:?}");
+    running.stop();
+}
