@@ -4,11 +4,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use abi::Errno;
-use platform::{GuestThread, Registers, Trap};
+use platform::{Exception, Fault, GuestThread, Registers, Trap};
 
 use super::cpu_clock::Mode;
-use super::{FdTable, Task};
-use crate::mm::MemoryManager;
+use super::signal::frame::TrapInfo;
+use super::signal::{AltStack, SigInfo, SigSet};
+use super::{FdTable, Task, exit};
+use crate::mm::{FaultError, MemoryManager};
 use crate::syscalls::{self, SysResult};
 
 /// The rest of a system call that was interrupted (Linux's `struct restart_block`).
@@ -24,11 +26,18 @@ pub struct Current {
     pub files: Arc<FdTable>,
     /// The guest's registers.
     pub regs: Registers,
-    guest: Box<dyn GuestThread>,
+    pub(super) guest: Box<dyn GuestThread>,
     /// Wait status of the thread, once it is to exit.
     exit: Option<u32>,
     /// What restart_syscall(2) goes on with.
     restart: Option<Restart>,
+    /// The mask to come back to after a call with a temporary one.
+    pub(super) saved_mask: Option<SigSet>,
+    /// The registers are those of a system call whose end has not been looked at.
+    pub(super) in_syscall: bool,
+    pub(super) altstack: AltStack,
+    /// The last exception, for signal frames.
+    pub(super) trap: TrapInfo,
 }
 
 impl Deref for Current {
@@ -49,7 +58,19 @@ impl Current {
     ) -> Current {
         task.sleeper.bind();
         task.set_kicker(Some(guest.kicker()));
-        Current { task, mm, files, regs, guest, exit: None, restart: None }
+        Current {
+            task,
+            mm,
+            files,
+            regs,
+            guest,
+            exit: None,
+            restart: None,
+            saved_mask: None,
+            in_syscall: false,
+            altstack: AltStack::NONE,
+            trap: TrapInfo::default(),
+        }
     }
 
     /// For a call that is to be restarted with less left to do (a relative sleep): leaves `rest`
@@ -72,28 +93,81 @@ impl Current {
         self.exit.get_or_insert(status);
     }
 
+    /// Whether the thread is to exit.
+    pub(super) fn has_exited(&self) -> bool {
+        self.exit.is_some()
+    }
+
     /// Whether the thread or its whole group is about to exit.
     pub fn is_exiting(&self) -> bool {
         self.exit.is_some() || self.group.exiting().is_some()
     }
 
-    /// Runs the task until it ends; returns its wait status.
-    pub fn run(mut self) -> u32 {
+    /// The extended state, as an XSAVE image.
+    pub(super) fn xstate(&mut self) -> Result<Vec<u8>, platform::Error> {
+        self.guest.xstate()
+    }
+
+    /// Replaces the extended state.
+    pub(super) fn set_xstate(&mut self, image: &[u8]) -> Result<(), platform::Error> {
+        self.guest.set_xstate(image)
+    }
+
+    /// The alternate stack, as a child may get it.
+    pub(super) fn saved_altstack(&self) -> AltStack {
+        self.altstack
+    }
+
+    /// Starts with the parent's alternate stack.
+    pub(super) fn inherit_altstack(&mut self, stack: AltStack) {
+        self.altstack = stack;
+    }
+
+    /// A descriptor table of its own, if it is shared (execve, `unshare(CLONE_FILES)`).
+    pub fn unshare_files(&mut self) {
+        // `Task::files` and `Current::files` are the task's own.
+        if Arc::strong_count(&self.files) > 2 {
+            self.files = self.files.fork();
+            self.task.set_files(Some(self.files.clone()));
+        }
+    }
+
+    /// Gives up the old memory and goes on with a new program (execve).
+    pub(super) fn replace_memory(
+        &mut self,
+        mm: Arc<MemoryManager>,
+        guest: Box<dyn GuestThread>,
+        regs: Registers,
+    ) {
+        self.task.set_kicker(Some(guest.kicker()));
+        self.guest = guest;
+        self.task.set_mm(Some(mm.clone()));
+        self.mm = mm;
+        self.regs = Registers { orig_rax: u64::MAX, ..regs };
+        self.in_syscall = false;
+        self.restart = None;
+        self.trap = TrapInfo::default();
+    }
+
+    /// Runs the task until it ends, and ends it.
+    pub fn run(mut self) {
         let status = loop {
-            if self.task.interrupted() {
-                self.task.clear_interrupt();
-                if let Some(status) = self.group.exiting() {
-                    break status;
-                }
+            if self.task.interrupted() || self.ends_interrupted() || self.saved_mask.is_some() {
+                self.handle_signals();
             }
+            self.in_syscall = false;
             if let Some(status) = self.exit {
                 break status;
             }
             self.run_guest();
         };
-        self.task.set_kicker(None);
-        self.task.cpu.switch(Mode::Asleep);
-        status
+        exit::exit(self, status);
+    }
+
+    /// Whether the system call that just ended wants to be restarted.
+    fn ends_interrupted(&self) -> bool {
+        let result = self.regs.rax as i64;
+        self.in_syscall && (-516..=-512).contains(&result)
     }
 
     /// Runs guest code up to its next trap, and handles that.
@@ -105,18 +179,47 @@ impl Current {
         self.task.cpu.switch(Mode::System);
         self.task.set_in_guest(false);
         match trap {
-            Ok(Trap::Syscall) => syscalls::dispatch(self),
-            Ok(Trap::Kicked) => {}
-            Ok(Trap::Fault(fault)) => {
-                if self.mm.handle_fault(&fault).is_err() {
-                    self.group.begin_exit(libc::SIGSEGV as u32);
-                }
+            Ok(Trap::Syscall) => {
+                self.in_syscall = true;
+                syscalls::dispatch(self);
             }
-            Ok(Trap::Exception(exception)) => self.group.begin_exit(exception.signo as u32),
+            Ok(Trap::Kicked) => {}
+            Ok(Trap::Fault(fault)) => self.fault(&fault),
+            Ok(Trap::Exception(exception)) => self.exception(&exception),
             Err(error) => {
                 tracing::error!(tid = self.tid(), %error, "guest thread lost");
                 self.group.begin_exit(libc::SIGKILL as u32);
             }
         }
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        const PAGE_FAULT: u64 = 14;
+        const PRESENT: u64 = 1;
+        const WRITE: u64 = 2;
+        const USER: u64 = 4;
+        const FETCH: u64 = 16;
+        match self.mm.handle_fault(fault) {
+            Ok(()) => {}
+            Err(FaultError::OutOfMemory) => {
+                tracing::warn!(tid = self.tid(), "killed: out of memory");
+                self.group.begin_exit(libc::SIGKILL as u32);
+            }
+            Err(FaultError::Signal { signo, code, addr }) => {
+                let denied = signo == libc::SIGSEGV && code == 2;
+                let mut err = USER;
+                err |= if denied { PRESENT } else { 0 };
+                err |= if fault.access.write { WRITE } else { 0 };
+                err |= if fault.access.exec { FETCH } else { 0 };
+                self.trap = TrapInfo { err, trapno: PAGE_FAULT, cr2: addr };
+                self.task.force_signal(SigInfo::fault(signo, code, addr));
+            }
+        }
+    }
+
+    fn exception(&mut self, exception: &Exception) {
+        let Exception { signo, code, addr, trapno, err } = *exception;
+        self.trap = TrapInfo { err, trapno, ..self.trap };
+        self.task.force_signal(SigInfo::fault(signo, code, addr));
     }
 }

@@ -4,22 +4,34 @@
 //!   part that only its own host thread touches (registers, the guest thread).
 //! * [`ThreadGroup`] is a process. The [`TaskTable`] knows all by number.
 //!
-//! Lock order: task table -> thread group -> task fields -> signal queues -> wait queues.
+//! Lock order: family lock -> task table -> a group's signal lock -> task signals -> wait queues.
 //! `mm`, `files` and `fs` of a task are leaves: take, clone the `Arc`, let go.
 
+pub mod clone;
 pub mod cpu_clock;
 pub mod cred;
+pub mod cred_exec;
+pub mod cred_set;
 pub mod current;
+pub mod exec;
+pub mod exit;
 pub mod fd_table;
 pub mod fs_context;
 pub mod futex;
+pub mod pidfd;
 pub mod poll;
+pub mod reap;
+pub mod rusage;
+pub mod sched;
+pub mod session;
+pub mod signal;
 pub mod task;
 pub mod task_table;
 pub mod thread_group;
 pub mod time;
 pub mod timer;
 pub mod unsupported;
+pub mod users;
 pub mod wait;
 
 use std::sync::Arc;
@@ -33,6 +45,8 @@ pub use cred::{Caps, Credentials};
 pub use current::Current;
 pub use fd_table::FdTable;
 pub use fs_context::FsContext;
+pub use session::{ControllingTty, ProcessGroup, Session};
+pub use signal::{GroupSignals, SigInfo, SigSet};
 pub use task::Task;
 pub use task_table::TaskTable;
 pub use thread_group::ThreadGroup;
@@ -48,6 +62,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Fires timers.
     pub timers: timer::TimerService,
+    /// What each user has in use.
+    pub users: users::Users,
     /// Who waits on which word of memory.
     pub futexes: futex::FutexTable,
     /// Calls that were asked for and are not there.
@@ -87,6 +103,7 @@ impl Kernel {
             memory,
             tasks: TaskTable::default(),
             timers: timer::TimerService::default(),
+            users: users::Users::default(),
             futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,

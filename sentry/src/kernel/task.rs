@@ -1,13 +1,15 @@
 //! A task: one guest thread, as other tasks may see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 use parking_lot::{Mutex, RwLock};
 use platform::Kicker;
 
 use super::cpu_clock::{CpuClock, Mode};
+use super::signal::{SigSet, TaskSignals};
+use super::users::{TaskCharge, User};
 use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
 use crate::mm::MemoryManager;
 use crate::vfs::{FileDescription, IoSrc};
@@ -37,6 +39,32 @@ pub struct Task {
     /// Whether guest code runs, so that a kick is worth something.
     in_guest: AtomicBool,
     kicker: Mutex<Option<Arc<dyn Kicker>>>,
+    /// Pending signals and masks; locked inside the group's signal lock.
+    pub signals: Mutex<TaskSignals>,
+    /// Counts it for its real user.
+    charge: Mutex<TaskCharge>,
+    /// It became another user's, who had too many tasks.
+    nproc_exceeded: AtomicBool,
+    /// `PR_SET_PDEATHSIG`
+    pub(super) pdeath_signal: AtomicI32,
+    /// Where set_tid_address(2) wants a zero when the task ends; 0 for nowhere.
+    pub clear_child_tid: AtomicU64,
+    /// personality(2)
+    pub personality: AtomicU32,
+    /// Nice value, -20 to 19.
+    pub nice: AtomicI32,
+    /// `ioprio_set(2)`; 0 is "by nice value".
+    pub ioprio: AtomicU32,
+    /// `PR_SET_TIMERSLACK`, in nanoseconds: now, and what PR_SET_TIMERSLACK 0 goes back to.
+    pub timer_slack: [AtomicU64; 2],
+    /// Scheduling policy, priority and affinity.
+    pub sched: Mutex<super::sched::SchedState>,
+    /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub start_time: u64,
+    /// Set once it has exited.
+    pub(super) dead: AtomicBool,
+    /// Whom a vfork made it lend its memory from: told at execve and exit.
+    pub(super) vfork_done: Mutex<Option<Arc<super::clone::VforkDone>>>,
 }
 
 /// What a new task starts with.
@@ -61,6 +89,7 @@ impl Task {
         group: Arc<ThreadGroup>,
         parts: TaskParts,
     ) -> Arc<Task> {
+        let charge = Mutex::new(kernel.users.get(parts.cred.uid).charge_task());
         Arc::new(Task {
             kernel,
             tid: AtomicI32::new(tid),
@@ -76,12 +105,99 @@ impl Task {
             attention: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
             kicker: Mutex::new(None),
+            signals: Mutex::default(),
+            charge,
+            nproc_exceeded: AtomicBool::new(false),
+            pdeath_signal: AtomicI32::new(0),
+            clear_child_tid: AtomicU64::new(0),
+            personality: AtomicU32::new(0),
+            nice: AtomicI32::new(0),
+            ioprio: AtomicU32::new(0),
+            timer_slack: [AtomicU64::new(50_000), AtomicU64::new(50_000)],
+            sched: Mutex::default(),
+            start_time: super::time::clock_ns(libc::CLOCK_BOOTTIME),
+            dead: AtomicBool::new(false),
+            vfork_done: Mutex::new(None),
         })
     }
 
     /// Its number (gettid(2)).
     pub fn tid(&self) -> i32 {
         self.tid.load(Ordering::Acquire)
+    }
+
+    /// Takes over another number (execve in a thread).
+    pub(super) fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Release);
+    }
+
+    /// Whether it is its process's leader.
+    pub fn is_leader(&self) -> bool {
+        self.tid() == self.group.tgid
+    }
+
+    /// Whether it has exited (a zombie leader).
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// The state's letter, as /proc/PID/stat shows it.
+    pub fn state_char(&self) -> char {
+        if self.is_dead() {
+            return 'Z';
+        }
+        if self.signals.lock().stopped {
+            return 'T';
+        }
+        if self.cpu.is_running() { 'R' } else { 'S' }
+    }
+
+    /// Whether another task has the same root and directory (`CLONE_FS`).
+    pub fn shares_fs(&self) -> bool {
+        Arc::strong_count(&self.fs.read()) > 1
+    }
+
+    /// Forgets `PR_SET_PDEATHSIG`.
+    pub fn clear_pdeath_signal(&self) {
+        self.pdeath_signal.store(0, Ordering::Relaxed);
+    }
+
+    /// `PR_GET_PDEATHSIG`
+    pub fn pdeath_signal(&self) -> i32 {
+        self.pdeath_signal.load(Ordering::Relaxed)
+    }
+
+    /// `PR_SET_PDEATHSIG`
+    pub fn set_pdeath_signal(&self, signo: i32) {
+        self.pdeath_signal.store(signo, Ordering::Relaxed);
+    }
+
+    /// Another user's now: notes whether that one has too many tasks already, so that execve fails
+    /// (`flag_nproc_exceeded`).
+    pub fn note_nproc(&self) {
+        let cred = self.cred();
+        let over =
+            cred.uid != 0 && self.user().tasks() > self.group.rlimit(libc::RLIMIT_NPROC).soft;
+        self.nproc_exceeded.store(over, Ordering::Relaxed);
+    }
+
+    /// Whether execve must fail for too many tasks of the user.
+    pub(super) fn over_nproc(&self) -> bool {
+        if !self.nproc_exceeded.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.note_nproc();
+        self.nproc_exceeded.load(Ordering::Relaxed)
+    }
+
+    /// The user whose task it counts as.
+    pub fn user(&self) -> Arc<User> {
+        self.charge.lock().user().clone()
+    }
+
+    /// The signal mask.
+    pub fn blocked(&self) -> SigSet {
+        self.signals.lock().blocked
     }
 
     /// The credentials now.
@@ -91,7 +207,11 @@ impl Task {
 
     /// Replaces the credentials; only the task itself does.
     pub fn set_cred(&self, cred: Arc<Credentials>) {
-        *self.cred.write() = cred;
+        let mut now = self.cred.write();
+        if now.uid != cred.uid {
+            *self.charge.lock() = self.kernel.users.get(cred.uid).charge_task();
+        }
+        *now = cred;
     }
 
     /// The memory; `None` once it exited.
@@ -158,9 +278,31 @@ impl Task {
         self.attention.load(Ordering::SeqCst)
     }
 
-    /// Forgets the call for attention; whoever does this looks at signals and exit next.
-    pub fn clear_interrupt(&self) {
-        self.attention.store(false, Ordering::SeqCst);
+    /// Says whether something wants the task's attention (`recalc_sigpending`). The group's signal
+    /// lock is held, as it is whenever a signal interrupts.
+    pub(super) fn set_attention(&self, wanted: bool) {
+        self.attention.store(wanted, Ordering::SeqCst);
+    }
+
+    /// Whether it must die: a sleep that no other signal ends looks at this.
+    pub fn is_killed(&self) -> bool {
+        self.signals.lock().pending.set().contains(libc::SIGKILL)
+    }
+
+    /// Sleeps until `done` says so or the task is killed (`EINTR`). No other signal ends it.
+    pub fn block_killable(&self, mut done: impl FnMut() -> bool) -> Result<(), Errno> {
+        self.cpu.switch(Mode::Asleep);
+        let result = loop {
+            if done() {
+                break Ok(());
+            }
+            if self.interrupted() && self.is_killed() {
+                break Err(Errno::EINTR);
+            }
+            self.sleeper.park(None);
+        };
+        self.cpu.switch(Mode::System);
+        result
     }
 
     /// Says that guest code is about to run (`true`) or has trapped.

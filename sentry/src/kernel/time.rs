@@ -17,6 +17,11 @@ pub fn clock_ns(clock: libc::clockid_t) -> u64 {
     (ts.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(ts.tv_nsec as u64)
 }
 
+/// Nanoseconds as clock ticks of times(2) and `si_utime` (`USER_HZ`, 100 a second).
+pub fn clock_t(ns: u64) -> u64 {
+    ns / 10_000_000
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub fn monotonic_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)

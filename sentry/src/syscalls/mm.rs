@@ -10,7 +10,7 @@ use crate::mm::{FileMapping, MmLimits, MmapRequest};
 use crate::vfs::{FileDescription, MountFlags, OpenFlags};
 
 /// The caller's limits.
-pub(super) fn limits(cur: &Current) -> MmLimits {
+pub(crate) fn limits(cur: &Current) -> MmLimits {
     MmLimits {
         address_space: cur.group.rlimit(libc::RLIMIT_AS).soft,
         data: cur.group.rlimit(libc::RLIMIT_DATA).soft,

@@ -4,9 +4,10 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod attr;
-mod base;
+pub mod cred;
 mod dirs;
 mod epoll;
+mod exec;
 mod fcntl;
 mod futex;
 mod link_rename;
@@ -14,13 +15,16 @@ pub(crate) mod mm;
 mod open;
 mod pipe;
 mod poll;
+mod process;
 mod read_write;
+mod signal;
 mod stat;
 pub mod strace;
 mod table;
 mod time;
 mod timerfd;
 mod user;
+mod wait;
 
 use abi::Errno;
 

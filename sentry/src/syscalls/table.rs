@@ -8,8 +8,8 @@
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
 use super::{
-    Arg, Entry, Support, attr, base, dirs, epoll, fcntl, futex, link_rename, mm, open, pipe, poll,
-    read_write, stat, time, timerfd,
+    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, link_rename, mm, open, pipe,
+    poll, process, read_write, signal, stat, time, timerfd, wait,
 };
 
 macro_rules! table {
@@ -47,9 +47,9 @@ table! {
     10 mprotect(addr: Ptr, length: Size, prot: Prot) => mm::mprotect;
     11 munmap(addr: Ptr, length: Size) => mm::munmap;
     12 brk(addr: Ptr) => mm::brk;
-    13 rt_sigaction(sig: Signal, act: Ptr, oldact: Ptr, sigsetsize: Size) => none;
-    14 rt_sigprocmask(how: SigHow, set: SigSet, oldset: Ptr, sigsetsize: Size) => none;
-    15 rt_sigreturn() => none;
+    13 rt_sigaction(sig: Signal, act: Ptr, oldact: Ptr, sigsetsize: Size) => signal::rt_sigaction;
+    14 rt_sigprocmask(how: SigHow, set: SigSet, oldset: Ptr, sigsetsize: Size) => signal::rt_sigprocmask;
+    15 rt_sigreturn() => signal::rt_sigreturn;
     16 ioctl(fd: Fd, request: Hex, arg: Ptr) => none;
     17 pread64(fd: Fd, buf: OutBuf, count: Size, offset: Int) => read_write::pread64;
     18 pwrite64(fd: Fd, buf: InBuf, count: Size, offset: Int) => read_write::pwrite64;
@@ -68,12 +68,12 @@ table! {
     31 shmctl(shmid: Int, cmd: Int, buf: Ptr) => none;
     32 dup(oldfd: Fd) => open::dup;
     33 dup2(oldfd: Fd, newfd: Fd) => open::dup2;
-    34 pause() => none;
+    34 pause() => signal::pause;
     35 nanosleep(req: Timespec, rem: Ptr) => time::nanosleep;
     36 getitimer(which: Int, value: Ptr) => none;
     37 alarm(seconds: Uint) => none;
     38 setitimer(which: Int, new: Ptr, old: Ptr) => none;
-    39 getpid() => base::getpid;
+    39 getpid() => process::getpid;
     40 sendfile(out_fd: Fd, in_fd: Fd, offset: Ptr, count: Size) => none;
     41 socket(domain: Int, type: Hex, protocol: Int) => none;
     42 connect(fd: Fd, addr: Ptr, addrlen: Uint) => none;
@@ -90,13 +90,13 @@ table! {
     53 socketpair(domain: Int, type: Hex, protocol: Int, sv: Ptr) => none;
     54 setsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Uint) => none;
     55 getsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Ptr) => none;
-    56 clone(flags: CloneFlags, stack: Ptr, parent_tid: Ptr, child_tid: Ptr, tls: Ptr) => none;
-    57 fork() => none;
-    58 vfork() => none;
-    59 execve(path: Path, argv: Ptr, envp: Ptr) => none;
-    60 exit(status: Int) => base::exit;
-    61 wait4(pid: Int, wstatus: Ptr, options: Hex, rusage: Ptr) => none;
-    62 kill(pid: Int, sig: Signal) => none;
+    56 clone(flags: CloneFlags, stack: Ptr, parent_tid: Ptr, child_tid: Ptr, tls: Ptr) => process::clone;
+    57 fork() => process::fork;
+    58 vfork() => process::vfork;
+    59 execve(path: Path, argv: Ptr, envp: Ptr) => exec::execve;
+    60 exit(status: Int) => process::exit;
+    61 wait4(pid: Int, wstatus: Ptr, options: Hex, rusage: Ptr) => wait::wait4;
+    62 kill(pid: Int, sig: Signal) => signal::kill;
     63 uname(buf: Ptr) => none;
     64 semget(key: Hex, nsems: Int, semflg: Oct) => none;
     65 semop(semid: Int, sops: Ptr, nsops: Size) => none;
@@ -136,40 +136,40 @@ table! {
     99 sysinfo(info: Ptr) => none;
     100 times(buf: Ptr) => none;
     101 ptrace(request: Int, pid: Int, addr: Ptr, data: Ptr) => none;
-    102 getuid() => none;
+    102 getuid() => cred::getuid;
     103 syslog(type: Int, buf: Ptr, len: Int) => none;
-    104 getgid() => none;
-    105 setuid(uid: Int) => none;
-    106 setgid(gid: Int) => none;
-    107 geteuid() => none;
-    108 getegid() => none;
-    109 setpgid(pid: Int, pgid: Int) => none;
-    110 getppid() => none;
-    111 getpgrp() => none;
-    112 setsid() => none;
-    113 setreuid(ruid: Int, euid: Int) => none;
-    114 setregid(rgid: Int, egid: Int) => none;
-    115 getgroups(size: Int, list: Ptr) => none;
-    116 setgroups(size: Size, list: Ptr) => none;
-    117 setresuid(ruid: Int, euid: Int, suid: Int) => none;
-    118 getresuid(ruid: Ptr, euid: Ptr, suid: Ptr) => none;
-    119 setresgid(rgid: Int, egid: Int, sgid: Int) => none;
-    120 getresgid(rgid: Ptr, egid: Ptr, sgid: Ptr) => none;
-    121 getpgid(pid: Int) => none;
-    122 setfsuid(uid: Int) => none;
-    123 setfsgid(gid: Int) => none;
-    124 getsid(pid: Int) => none;
-    125 capget(hdrp: Ptr, datap: Ptr) => none;
-    126 capset(hdrp: Ptr, datap: Ptr) => none;
-    127 rt_sigpending(set: Ptr, sigsetsize: Size) => none;
-    128 rt_sigtimedwait(set: SigSet, info: Ptr, timeout: Timespec, sigsetsize: Size) => none;
-    129 rt_sigqueueinfo(tgid: Int, sig: Signal, info: Ptr) => none;
-    130 rt_sigsuspend(mask: SigSet, sigsetsize: Size) => none;
-    131 sigaltstack(ss: Ptr, old_ss: Ptr) => none;
+    104 getgid() => cred::getgid;
+    105 setuid(uid: Int) => cred::setuid;
+    106 setgid(gid: Int) => cred::setgid;
+    107 geteuid() => cred::geteuid;
+    108 getegid() => cred::getegid;
+    109 setpgid(pid: Int, pgid: Int) => process::setpgid;
+    110 getppid() => process::getppid;
+    111 getpgrp() => process::getpgrp;
+    112 setsid() => process::setsid;
+    113 setreuid(ruid: Int, euid: Int) => cred::setreuid;
+    114 setregid(rgid: Int, egid: Int) => cred::setregid;
+    115 getgroups(size: Int, list: Ptr) => cred::getgroups;
+    116 setgroups(size: Size, list: Ptr) => cred::setgroups;
+    117 setresuid(ruid: Int, euid: Int, suid: Int) => cred::setresuid;
+    118 getresuid(ruid: Ptr, euid: Ptr, suid: Ptr) => cred::getresuid;
+    119 setresgid(rgid: Int, egid: Int, sgid: Int) => cred::setresgid;
+    120 getresgid(rgid: Ptr, egid: Ptr, sgid: Ptr) => cred::getresgid;
+    121 getpgid(pid: Int) => process::getpgid;
+    122 setfsuid(uid: Int) => cred::setfsuid;
+    123 setfsgid(gid: Int) => cred::setfsgid;
+    124 getsid(pid: Int) => process::getsid;
+    125 capget(hdrp: Ptr, datap: Ptr) => cred::capget;
+    126 capset(hdrp: Ptr, datap: Ptr) => cred::capset;
+    127 rt_sigpending(set: Ptr, sigsetsize: Size) => signal::rt_sigpending;
+    128 rt_sigtimedwait(set: SigSet, info: Ptr, timeout: Timespec, sigsetsize: Size) => signal::rt_sigtimedwait;
+    129 rt_sigqueueinfo(tgid: Int, sig: Signal, info: Ptr) => signal::rt_sigqueueinfo;
+    130 rt_sigsuspend(mask: SigSet, sigsetsize: Size) => signal::rt_sigsuspend;
+    131 sigaltstack(ss: Ptr, old_ss: Ptr) => signal::sigaltstack;
     132 utime(path: Path, times: Ptr) => attr::utime;
     133 mknod(path: Path, mode: Mode, dev: Hex) => dirs::mknod;
     134 uselib() => none;
-    135 personality(persona: Hex) => none;
+    135 personality(persona: Hex) => cred::personality;
     136 ustat(dev: Hex, ubuf: Ptr) => none;
     137 statfs(path: Path, buf: Ptr) => stat::statfs;
     138 fstatfs(fd: Fd, buf: Ptr) => stat::fstatfs;
@@ -187,12 +187,12 @@ table! {
     150 munlock(addr: Ptr, len: Size) => mm::munlock;
     151 mlockall(flags: Hex) => mm::mlockall;
     152 munlockall() => mm::munlockall;
-    153 vhangup() => none;
+    153 vhangup() => process::vhangup;
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => none;
     156 _sysctl() => none;
     157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
-    158 arch_prctl(code: Hex, addr: Ptr) => base::arch_prctl;
+    158 arch_prctl(code: Hex, addr: Ptr) => process::arch_prctl;
     159 adjtimex(buf: Ptr) => time::adjtimex, "read-only";
     160 setrlimit(resource: Int, rlim: Ptr) => none;
     161 chroot(path: Path) => dirs::chroot;
@@ -220,7 +220,7 @@ table! {
     183 afs_syscall() => none;
     184 tuxcall() => none;
     185 security() => none;
-    186 gettid() => base::gettid;
+    186 gettid() => process::gettid;
     187 readahead(fd: Fd, offset: Int, count: Size) => read_write::readahead;
     188 setxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => none;
     189 lsetxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => none;
@@ -234,7 +234,7 @@ table! {
     197 removexattr(path: Path, name: Str) => none;
     198 lremovexattr(path: Path, name: Str) => none;
     199 fremovexattr(fd: Fd, name: Str) => none;
-    200 tkill(tid: Int, sig: Signal) => none;
+    200 tkill(tid: Int, sig: Signal) => signal::tkill;
     201 time(tloc: Ptr) => time::time;
     202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => futex::futex, "no priority inheritance (ENOSYS)";
     203 sched_setaffinity(pid: Int, len: Size, mask: Ptr) => none;
@@ -252,7 +252,7 @@ table! {
     215 epoll_wait_old() => none;
     216 remap_file_pages(addr: Ptr, size: Size, prot: Prot, pgoff: Size, flags: Hex) => none;
     217 getdents64(fd: Fd, dirp: Ptr, count: Uint) => dirs::getdents64;
-    218 set_tid_address(tidptr: Ptr) => none;
+    218 set_tid_address(tidptr: Ptr) => process::set_tid_address;
     219 restart_syscall() => time::restart_syscall;
     220 semtimedop(semid: Int, sops: Ptr, nsops: Size, timeout: Timespec) => none;
     221 fadvise64(fd: Fd, offset: Int, len: Int, advice: Int) => read_write::fadvise64;
@@ -265,10 +265,10 @@ table! {
     228 clock_gettime(clockid: Clock, tp: Ptr) => time::clock_gettime;
     229 clock_getres(clockid: Clock, res: Ptr) => time::clock_getres;
     230 clock_nanosleep(clockid: Clock, flags: Hex, req: Timespec, rem: Ptr) => time::clock_nanosleep;
-    231 exit_group(status: Int) => base::exit_group;
+    231 exit_group(status: Int) => process::exit_group;
     232 epoll_wait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int) => epoll::epoll_wait;
     233 epoll_ctl(epfd: Fd, op: Int, fd: Fd, event: Ptr) => epoll::epoll_ctl;
-    234 tgkill(tgid: Int, tid: Int, sig: Signal) => none;
+    234 tgkill(tgid: Int, tid: Int, sig: Signal) => signal::tgkill;
     235 utimes(path: Path, times: Ptr) => attr::utimes;
     236 vserver() => none;
     237 mbind(addr: Ptr, len: Size, mode: Int, nodemask: Ptr, maxnode: Size, flags: Hex) => none;
@@ -281,7 +281,7 @@ table! {
     244 mq_notify() => none;
     245 mq_getsetattr() => none;
     246 kexec_load(entry: Ptr, nr: Size, segments: Ptr, flags: Hex) => none;
-    247 waitid(idtype: Int, id: Int, infop: Ptr, options: Hex, rusage: Ptr) => none;
+    247 waitid(idtype: Int, id: Int, infop: Ptr, options: Hex, rusage: Ptr) => wait::waitid;
     248 add_key(type: Str, description: Str, payload: Ptr, plen: Size, keyring: Int) => none;
     249 request_key(type: Str, description: Str, callout: Str, keyring: Int) => none;
     250 keyctl(op: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
@@ -306,7 +306,7 @@ table! {
     269 faccessat(dirfd: AtFd, path: Path, mode: Oct) => stat::faccessat;
     270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => poll::pselect6, "no signal mask";
     271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => poll::ppoll, "no signal mask";
-    272 unshare(flags: CloneFlags) => none;
+    272 unshare(flags: CloneFlags) => process::unshare;
     273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
     274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
     275 splice(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
@@ -331,7 +331,7 @@ table! {
     294 inotify_init1(flags: Hex) => none;
     295 preadv(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => read_write::preadv;
     296 pwritev(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => read_write::pwritev;
-    297 rt_tgsigqueueinfo(tgid: Int, tid: Int, sig: Signal, info: Ptr) => none;
+    297 rt_tgsigqueueinfo(tgid: Int, tid: Int, sig: Signal, info: Ptr) => signal::rt_tgsigqueueinfo;
     298 perf_event_open(attr: Ptr, pid: Int, cpu: Int, group_fd: Fd, flags: Hex) => none;
     299 recvmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex, timeout: Timespec) => none;
     300 fanotify_init(flags: Hex, event_f_flags: Hex) => none;
@@ -342,7 +342,7 @@ table! {
     305 clock_adjtime(clockid: Clock, tx: Ptr) => time::clock_adjtime, "read-only";
     306 syncfs(fd: Fd) => read_write::syncfs;
     307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => none;
-    308 setns(fd: Fd, nstype: CloneFlags) => none;
+    308 setns(fd: Fd, nstype: CloneFlags) => process::setns;
     309 getcpu(cpu: Ptr, node: Ptr, tcache: Ptr) => none;
     310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
     311 process_vm_writev(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
@@ -356,7 +356,7 @@ table! {
     319 memfd_create(name: Str, flags: Hex) => fcntl::memfd_create;
     320 kexec_file_load() => none;
     321 bpf(cmd: Int, attr: Ptr, size: Uint) => none;
-    322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => none;
+    322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => exec::execveat;
     323 userfaultfd(flags: Hex) => none;
     324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => none;
     325 mlock2(addr: Ptr, len: Size, flags: Hex) => mm::mlock2;
@@ -369,7 +369,7 @@ table! {
     332 statx(dirfd: AtFd, path: Path, flags: AtFlags, mask: Hex, statxbuf: Ptr) => stat::statx;
     333 io_pgetevents() => none;
     334 rseq(rseq: Ptr, len: Uint, flags: Hex, sig: Hex) => none;
-    424 pidfd_send_signal(pidfd: Fd, sig: Signal, info: Ptr, flags: Hex) => none;
+    424 pidfd_send_signal(pidfd: Fd, sig: Signal, info: Ptr, flags: Hex) => signal::pidfd_send_signal;
     425 io_uring_setup(entries: Uint, params: Ptr) => none;
     426 io_uring_enter(fd: Fd, to_submit: Uint, min_complete: Uint, flags: Hex, sig: Ptr) => none;
     427 io_uring_register(fd: Fd, opcode: Int, arg: Ptr, nr_args: Uint) => none;
@@ -379,11 +379,11 @@ table! {
     431 fsconfig() => none;
     432 fsmount(fd: Fd, flags: Hex, attr_flags: Hex) => none;
     433 fspick() => none;
-    434 pidfd_open(pid: Int, flags: Hex) => none;
-    435 clone3(args: Ptr, size: Size) => none;
+    434 pidfd_open(pid: Int, flags: Hex) => signal::pidfd_open;
+    435 clone3(args: Ptr, size: Size) => process::clone3;
     436 close_range(first: Uint, last: Uint, flags: Hex) => open::close_range;
     437 openat2(dirfd: AtFd, path: Path, how: Ptr, size: Size) => open::openat2;
-    438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: Hex) => none;
+    438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: Hex) => signal::pidfd_getfd;
     439 faccessat2(dirfd: AtFd, path: Path, mode: Oct, flags: AtFlags) => stat::faccessat2;
     440 process_madvise(pidfd: Fd, iov: Ptr, vlen: Size, advice: Int, flags: Hex) => none;
     441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait2, "no signal mask";

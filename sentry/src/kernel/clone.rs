@@ -1,0 +1,417 @@
+//! clone(2): new tasks, and the host threads that run them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use abi::Errno;
+use platform::Registers;
+
+use super::session::{ProcessGroup, Session};
+use super::signal::{AltStack, Sighand, TaskSignals};
+use super::task::TaskParts;
+use super::thread_group::{RLIM_NLIMITS, Rlimit};
+use super::{Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, pidfd};
+use crate::mm::MemoryManager;
+use crate::syscalls::SysResult;
+
+/// `CLONE_*`
+#[allow(missing_docs)]
+pub mod flags {
+    use bitflags::bitflags;
+
+    bitflags! {
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct CloneFlags: u64 {
+            const NEWTIME = 0x80;
+            const VM = 0x100;
+            const FS = 0x200;
+            const FILES = 0x400;
+            const SIGHAND = 0x800;
+            const PIDFD = 0x1000;
+            const PTRACE = 0x2000;
+            const VFORK = 0x4000;
+            const PARENT = 0x8000;
+            const THREAD = 0x1_0000;
+            const NEWNS = 0x2_0000;
+            const SYSVSEM = 0x4_0000;
+            const SETTLS = 0x8_0000;
+            const PARENT_SETTID = 0x10_0000;
+            const CHILD_CLEARTID = 0x20_0000;
+            const DETACHED = 0x40_0000;
+            const UNTRACED = 0x80_0000;
+            const CHILD_SETTID = 0x100_0000;
+            const NEWCGROUP = 0x200_0000;
+            const NEWUTS = 0x400_0000;
+            const NEWIPC = 0x800_0000;
+            const NEWUSER = 0x1000_0000;
+            const NEWPID = 0x2000_0000;
+            const NEWNET = 0x4000_0000;
+            const IO = 0x8000_0000;
+            const CLEAR_SIGHAND = 0x1_0000_0000;
+            const INTO_CGROUP = 0x2_0000_0000;
+        }
+    }
+}
+
+pub use flags::CloneFlags;
+
+impl CloneFlags {
+    /// All namespaces but the user's: making one takes `CAP_SYS_ADMIN`.
+    pub const NAMESPACES: CloneFlags = CloneFlags::NEWNS
+        .union(CloneFlags::NEWUTS)
+        .union(CloneFlags::NEWIPC)
+        .union(CloneFlags::NEWPID)
+        .union(CloneFlags::NEWNET)
+        .union(CloneFlags::NEWCGROUP)
+        .union(CloneFlags::NEWTIME);
+}
+
+/// Stack of the host thread of a task. Address space; only what is used costs memory.
+const HOST_STACK: usize = 1 << 20;
+
+/// What is to be made (`struct kernel_clone_args`).
+#[derive(Clone, Debug, Default)]
+pub struct CloneArgs {
+    /// `CLONE_*`, without the exit signal.
+    pub flags: CloneFlags,
+    /// What the parent gets when the child ends; 0 for nothing.
+    pub exit_signal: i32,
+    /// The child's stack pointer; 0 for the parent's.
+    pub stack: u64,
+    /// Where the pidfd goes.
+    pub pidfd: u64,
+    /// `CLONE_PARENT_SETTID`
+    pub parent_tid: u64,
+    /// `CLONE_CHILD_SETTID`, `CLONE_CHILD_CLEARTID`
+    pub child_tid: u64,
+    /// `CLONE_SETTLS`
+    pub tls: u64,
+    /// The number that it must get.
+    pub set_tid: Option<i32>,
+}
+
+/// Ends a vfork's wait.
+pub struct VforkDone {
+    done: AtomicBool,
+    parent: Arc<Sleeper>,
+}
+
+impl VforkDone {
+    fn finish(&self) {
+        self.done.store(true, Ordering::Release);
+        self.parent.unpark();
+    }
+}
+
+impl Task {
+    /// The task let go of the memory that it borrowed from its parent (`complete_vfork_done`).
+    pub(super) fn release_vfork(&self) {
+        if let Some(done) = self.vfork_done.lock().take() {
+            done.finish();
+        }
+    }
+}
+
+/// What a new host thread starts with.
+struct Start {
+    task: Arc<Task>,
+    mm: Arc<MemoryManager>,
+    files: Arc<FdTable>,
+    regs: Registers,
+    xstate: Option<Vec<u8>>,
+    altstack: AltStack,
+}
+
+/// Starts the host thread of a task; returns when its guest thread is there. `EAGAIN`.
+fn spawn(start: Start) -> Result<(), Errno> {
+    let (ready, is_ready) = mpsc::sync_channel(1);
+    let name = format!("task {}", start.task.tid());
+    let body = move || {
+        let guest = match start.mm.address_space().clone().new_thread() {
+            Ok(guest) => guest,
+            Err(error) => {
+                tracing::warn!(%error, "no guest thread");
+                let _ = ready.send(false);
+                return;
+            }
+        };
+        let Start { task, mm, files, regs, xstate, altstack } = start;
+        let mut cur = Current::new(task, mm, files, regs, guest);
+        if let Some(image) = xstate
+            && let Err(error) = cur.set_xstate(&image)
+        {
+            tracing::warn!(%error, "extended state not copied");
+            let _ = ready.send(false);
+            return;
+        }
+        cur.inherit_altstack(altstack);
+        // The parent may have given up on us only if the whole Sentry is going down.
+        let _ = ready.send(true);
+        drop(ready);
+        cur.run();
+    };
+    let thread = std::thread::Builder::new().name(name).stack_size(HOST_STACK).spawn(body);
+    if thread.is_err() {
+        return Err(Errno::EAGAIN);
+    }
+    match is_ready.recv() {
+        Ok(true) => Ok(()),
+        _ => Err(Errno::EAGAIN),
+    }
+}
+
+/// What the first task starts with.
+pub struct InitParts {
+    /// Everything else.
+    pub parts: TaskParts,
+    /// Limits.
+    pub rlimits: [Rlimit; RLIM_NLIMITS],
+    /// Registers.
+    pub regs: Registers,
+}
+
+/// Makes the init process, number 1, in a session and a process group of its own, and starts it.
+/// With `before`, the caller can give the new session its terminal before the guest runs.
+pub fn start_init(
+    kernel: &Arc<Kernel>,
+    init: InitParts,
+    before: impl FnOnce(&Arc<Task>),
+) -> Result<Arc<Task>, Errno> {
+    let InitParts { parts, rlimits, regs } = init;
+    let (mm, files) = (parts.mm.clone(), parts.files.clone());
+    let task = kernel.tasks.insert(None, |tid| {
+        let pgrp = ProcessGroup::new(tid, Session::new(tid));
+        let group = ThreadGroup::new(tid, rlimits, Sighand::new(), pgrp);
+        let task = Task::new(kernel.clone(), tid, group.clone(), parts);
+        group.add(&task);
+        task
+    })?;
+    {
+        let _family = kernel.tasks.family();
+        let pgrp = task.group.pgrp();
+        pgrp.add(&task.group);
+        kernel.tasks.add_pgrp(&pgrp);
+    }
+    before(&task);
+    let start =
+        Start { task: task.clone(), mm, files, regs, xstate: None, altstack: AltStack::NONE };
+    if let Err(errno) = spawn(start) {
+        kernel.tasks.remove(task.tid());
+        return Err(errno);
+    }
+    Ok(task)
+}
+
+/// The checks of `copy_process` on flags alone.
+fn check_flags(cur: &Current, flags: CloneFlags) -> Result<(), Errno> {
+    use CloneFlags as F;
+    let both = |a: F, b: F| flags.contains(a) && flags.intersects(b);
+    let without = |a: F, b: F| flags.contains(a) && !flags.contains(b);
+    if both(F::FS, F::NEWNS | F::NEWUSER)
+        || without(F::THREAD, F::SIGHAND)
+        || without(F::SIGHAND, F::VM)
+        || (flags.contains(F::PARENT) && cur.group.signals.lock().unkillable)
+        || both(F::THREAD, F::NEWUSER | F::NEWPID)
+        || both(F::SIGHAND, F::CLEAR_SIGHAND)
+        || both(F::PIDFD, F::DETACHED)
+    {
+        return Err(Errno::EINVAL);
+    }
+    check_namespaces(cur, flags)
+}
+
+/// A kernel without namespaces other than the first ones: `EPERM` without the right to make one,
+/// `EINVAL` with it.
+pub fn check_namespaces(cur: &Current, flags: CloneFlags) -> Result<(), Errno> {
+    if flags.contains(CloneFlags::NEWUSER) {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(CloneFlags::NAMESPACES) {
+        let admin = cur.cred().capable(Caps::SYS_ADMIN);
+        return Err(if admin { Errno::EINVAL } else { Errno::EPERM });
+    }
+    Ok(())
+}
+
+/// Makes a task (`kernel_clone`); returns its number. Blocks for vfork until the child lets go of
+/// the memory.
+pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
+    let flags = args.flags;
+    check_flags(cur, flags)?;
+    // A signal that came before must not find parent and child both.
+    if cur.task.interrupted() {
+        return Err(Errno::ERESTARTNOINTR);
+    }
+    let cred = cur.cred();
+    let privileged =
+        cred.uid == 0 || cred.capable(Caps::SYS_RESOURCE) || cred.capable(Caps::SYS_ADMIN);
+    if !privileged && cur.user().tasks() >= cur.group.rlimit(libc::RLIMIT_NPROC).soft {
+        return Err(Errno::EAGAIN);
+    }
+    if flags.contains(CloneFlags::SETTLS) && args.tls >= cur.kernel.platform.user_range().1 {
+        return Err(Errno::EPERM);
+    }
+
+    let mm = if flags.contains(CloneFlags::VM) { cur.mm.clone() } else { cur.mm.fork()? };
+    let files =
+        if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork() };
+    let fs = if flags.contains(CloneFlags::FS) { cur.fs() } else { cur.fs().fork() };
+    let xstate = cur.xstate().map_err(|_| Errno::EAGAIN)?;
+    let parts = TaskParts { cred, mm: mm.clone(), files: files.clone(), fs, comm: cur.task.comm() };
+    let task = link(cur, args, parts)?;
+
+    let mut regs = cur.regs;
+    regs.rax = 0;
+    regs.orig_rax = u64::MAX;
+    if args.stack != 0 {
+        regs.rsp = args.stack;
+    }
+    if flags.contains(CloneFlags::SETTLS) {
+        regs.fs_base = args.tls;
+    }
+    let keep_stack = flags & (CloneFlags::VM | CloneFlags::VFORK) != CloneFlags::VM;
+    let altstack = if keep_stack { cur.saved_altstack() } else { AltStack::NONE };
+    let pid = task.tid();
+    let vfork = flags
+        .contains(CloneFlags::VFORK)
+        .then(|| Arc::new(VforkDone { done: AtomicBool::new(false), parent: cur.sleeper.clone() }));
+    *task.vfork_done.lock() = vfork.clone();
+
+    let pidfd = match flags.contains(CloneFlags::PIDFD) {
+        true => Some(install_pidfd(cur, args, &task).inspect_err(|_| unlink(&task))?),
+        false => None,
+    };
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        // Linux does not look whether that works.
+        let _ = cur.mm.write_obj(args.parent_tid, &pid);
+    }
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        task.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
+    }
+    if flags.contains(CloneFlags::CHILD_SETTID) {
+        let _ = mm.write_obj(args.child_tid, &pid);
+    }
+    if let Err(errno) =
+        spawn(Start { task: task.clone(), mm, files, regs, xstate: Some(xstate), altstack })
+    {
+        if let Some(fd) = pidfd {
+            drop(cur.files.remove(fd));
+        }
+        unlink(&task);
+        return Err(errno);
+    }
+    if let Some(vfork) = vfork {
+        // Killed: the child goes on alone.
+        let _ = cur.task.block_killable(|| vfork.done.load(Ordering::Acquire));
+    }
+    Ok(pid as u64)
+}
+
+fn install_pidfd(cur: &Current, args: &CloneArgs, task: &Arc<Task>) -> Result<i32, Errno> {
+    let file = pidfd::new_file(cur, &task.group, false)?;
+    let fd = cur.files.install(file, true, 0, cur.group.nofile())?;
+    let at = if args.pidfd != 0 { args.pidfd } else { args.parent_tid };
+    cur.mm.write_obj(at, &fd).inspect_err(|_| drop(cur.files.remove(fd)))?;
+    Ok(fd)
+}
+
+/// Makes the task and gives it its place: a thread in the caller's group, or a process among the
+/// caller's children.
+fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, Errno> {
+    let flags = args.flags;
+    let kernel = cur.kernel.clone();
+    let parent = &cur.task;
+    let _family = kernel.tasks.family();
+    let task = kernel.tasks.insert(args.set_tid, |tid| {
+        let group = if flags.contains(CloneFlags::THREAD) {
+            parent.group.clone()
+        } else {
+            let sighand = match flags.contains(CloneFlags::SIGHAND) {
+                true => parent.group.sighand(),
+                false => parent.group.sighand().fork(flags.contains(CloneFlags::CLEAR_SIGHAND)),
+            };
+            ThreadGroup::new(tid, parent.group.rlimits(), sighand, parent.group.pgrp())
+        };
+        let task = Task::new(kernel.clone(), tid, group, parts);
+        inherit(parent, &task);
+        task
+    })?;
+    if flags.contains(CloneFlags::THREAD) {
+        // The group may be exiting or making room for execve: its signal lock decides.
+        let signals = parent.group.signals.lock();
+        if signals.exiting || signals.exec_tid.is_some() {
+            drop(signals);
+            kernel.tasks.remove(task.tid());
+            return Err(Errno::ERESTARTNOINTR);
+        }
+        if signals.stop_count > 0 || signals.stopped {
+            task.signals.lock().stop_pending = false;
+        }
+        task.group.add(&task);
+        return Ok(task);
+    }
+    let group = &task.group;
+    group.add(&task);
+    group.set_dumpable(parent.group.dumpable());
+    let score = parent.group.oom_score_adj.load(Ordering::Relaxed);
+    group.oom_score_adj.store(score, Ordering::Relaxed);
+    let (real_parent, exit_signal) = match flags.contains(CloneFlags::PARENT) {
+        true => (parent.group.parent(), parent.group.family().exit_signal),
+        false => (Some(parent.group.clone()), args.exit_signal),
+    };
+    let mut family = group.family();
+    family.exit_signal = exit_signal;
+    if let Some(real_parent) = real_parent {
+        family.parent = Arc::downgrade(&real_parent);
+        family.parent_tid = match flags.contains(CloneFlags::PARENT) {
+            true => parent.group.family().parent_tid,
+            false => parent.tid(),
+        };
+        family.parent_exec_id = real_parent.exec_id.load(Ordering::Relaxed);
+        real_parent.family().children.push(group.clone());
+    }
+    family.pgrp.add(group);
+    drop(family);
+    Ok(task)
+}
+
+/// What a child has from the task that makes it.
+fn inherit(parent: &Task, child: &Task) {
+    *child.signals.lock() =
+        TaskSignals { blocked: parent.signals.lock().blocked, ..TaskSignals::default() };
+    let mut sched = *parent.sched.lock();
+    let mut nice = parent.nice.load(Ordering::Relaxed);
+    if std::mem::take(&mut sched.reset_on_fork) {
+        if matches!(sched.policy, libc::SCHED_FIFO | libc::SCHED_RR) {
+            sched.policy = libc::SCHED_OTHER;
+            sched.priority = 0;
+            nice = 0;
+        }
+        nice = nice.max(0);
+    }
+    *child.sched.lock() = sched;
+    child.nice.store(nice, Ordering::Relaxed);
+    child.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
+    child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    let slack = parent.timer_slack[0].load(Ordering::Relaxed);
+    child.timer_slack.iter().for_each(|s| s.store(slack, Ordering::Relaxed));
+}
+
+/// Takes back what [`link`] did, for a child that never ran.
+fn unlink(task: &Arc<Task>) {
+    let kernel = &task.kernel;
+    let _family = kernel.tasks.family();
+    let group = &task.group;
+    group.remove(task);
+    if task.is_leader() {
+        if let Some(parent) = group.parent() {
+            parent.family().children.retain(|c| c.tgid != group.tgid);
+        }
+        group.pgrp().remove(group.tgid);
+    } else {
+        group.live.fetch_sub(1, Ordering::AcqRel);
+    }
+    kernel.tasks.remove(task.tid());
+    task.dead.store(true, Ordering::Release);
+}

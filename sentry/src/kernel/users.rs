@@ -1,0 +1,113 @@
+//! What each user has in use of what is limited per user: tasks (`RLIMIT_NPROC`) and queued signals
+//! (`RLIMIT_SIGPENDING`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+/// A user's counts.
+#[derive(Default)]
+pub struct User {
+    pending: AtomicU64,
+    tasks: AtomicU64,
+}
+
+impl User {
+    /// Queued signals.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Tasks.
+    pub fn tasks(&self) -> u64 {
+        self.tasks.load(Ordering::Relaxed)
+    }
+
+    /// Counts one queued signal, unless there are `limit` already.
+    pub fn charge_pending(self: &Arc<User>, limit: u64) -> Option<PendingCharge> {
+        if self.pending.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(PendingCharge(self.clone()))
+    }
+
+    /// Counts one task.
+    pub fn charge_task(self: &Arc<User>) -> TaskCharge {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+        TaskCharge(self.clone())
+    }
+}
+
+/// One queued signal of a user, until dropped.
+pub struct PendingCharge(Arc<User>);
+
+impl Drop for PendingCharge {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One task of a user, until dropped.
+pub struct TaskCharge(Arc<User>);
+
+impl TaskCharge {
+    /// Whose it is.
+    pub fn user(&self) -> &Arc<User> {
+        &self.0
+    }
+}
+
+impl Drop for TaskCharge {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All users by real uid; those without tasks and signals are forgotten.
+#[derive(Default)]
+pub struct Users {
+    map: Mutex<HashMap<u32, Weak<User>>>,
+}
+
+impl Users {
+    /// The counts of a user.
+    pub fn get(&self, uid: u32) -> Arc<User> {
+        let mut map = self.map.lock();
+        if let Some(user) = map.get(&uid).and_then(Weak::upgrade) {
+            return user;
+        }
+        if map.len() == map.capacity() {
+            map.retain(|_, user| user.strong_count() > 0);
+        }
+        let user = Arc::new(User::default());
+        map.insert(uid, Arc::downgrade(&user));
+        user
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_are_given_back() {
+        let users = Users::default();
+        let user = users.get(5);
+        let first = user.charge_pending(1);
+        assert!(first.is_some() && user.charge_pending(1).is_none());
+        drop(first);
+        assert_eq!(user.pending(), 0);
+        let task = users.get(5).charge_task();
+        assert_eq!(user.tasks(), 1);
+        drop(task);
+        assert_eq!(user.tasks(), 0);
+        drop(user);
+        for uid in 0..100 {
+            users.get(uid);
+        }
+        assert!(users.map.lock().len() < 100);
+    }
+}
