@@ -1,0 +1,57 @@
+//! How a row is timed, and small wrappers of system calls that must not fail.
+
+use std::time::{Duration, Instant};
+
+/// How long a row's measured part lasts at least.
+const ENOUGH: Duration = Duration::from_millis(40);
+
+/// Nanoseconds an operation, of `body`, which does `n` of them.
+pub(crate) fn many(mut body: impl FnMut(u64)) -> f64 {
+    body(1);
+    let mut n = 1u64;
+    loop {
+        let start = Instant::now();
+        body(n);
+        let took = start.elapsed();
+        if took >= ENOUGH {
+            return took.as_nanos() as f64 / n as f64;
+        }
+        // Towards a little over what is enough, but never more than tenfold at a time.
+        let wanted = ENOUGH.as_nanos() as f64 * 1.2 / took.as_nanos().max(1) as f64;
+        n = (n as f64 * wanted.clamp(1.5, 10.0)) as u64 + 1;
+    }
+}
+
+/// Nanoseconds of one operation.
+pub(crate) fn each(mut body: impl FnMut()) -> f64 {
+    many(|n| {
+        for _ in 0..n {
+            body();
+        }
+    })
+}
+
+/// Median nanoseconds of `body`, run `times` times: for what takes long by itself.
+pub(crate) fn few(
+    times: usize,
+    mut body: impl FnMut() -> Result<(), String>,
+) -> Result<f64, String> {
+    let mut all = Vec::new();
+    for _ in 0..times {
+        let start = Instant::now();
+        body()?;
+        all.push(start.elapsed().as_nanos() as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[all.len() / 2])
+}
+
+/// The result of a C library call that must not fail.
+#[track_caller]
+pub(crate) fn check<T: PartialOrd + From<i8> + Copy>(r: T) -> T {
+    if r < T::from(0) {
+        let at = std::panic::Location::caller();
+        panic!("{at}: {}", std::io::Error::last_os_error());
+    }
+    r
+}

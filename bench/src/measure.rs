@@ -1,0 +1,193 @@
+//! Runs rows in a place once and gathers the figures.
+
+use crate::places::Place;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// What one run of a row gave: a figure, or why there is none.
+pub(crate) type Figure = Result<f64, String>;
+
+/// Silence of the measuring program after which its row counts as hung.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The row of a sandbox's whole life.
+pub(crate) const TRUE: &str = "start of true, in full";
+/// The row of an idle sandbox's memory.
+pub(crate) const MEMORY: &str = "memory at rest, PSS";
+
+/// The rows the measuring program knows.
+pub(crate) fn guest_rows(guest: &Path) -> Result<Vec<String>> {
+    let out =
+        std::process::Command::new(guest).arg("list").output().context("the measuring program")?;
+    Ok(String::from_utf8_lossy(&out.stdout).lines().map(str::to_string).collect())
+}
+
+/// Runs the measuring program's rows in a place; a row that dies or hangs costs itself only.
+pub(crate) fn guest(
+    place: &Place,
+    guest: &Path,
+    rows: &[String],
+) -> Result<BTreeMap<String, Figure>> {
+    let mut got = BTreeMap::new();
+    let mut left = rows.to_vec();
+    while !left.is_empty() {
+        let at = once(place, guest, &left, &mut got)?;
+        left.retain(|r| !got.contains_key(r));
+        match at {
+            Some((row, why)) => {
+                left.retain(|r| *r != row);
+                got.insert(row, Err(why));
+            }
+            None => {
+                for r in left.drain(..) {
+                    got.insert(r, Err("it was not measured".into()));
+                }
+            }
+        }
+    }
+    Ok(got)
+}
+
+/// One start; the row it ended in and why, if it did not come to its end.
+fn once(
+    place: &Place,
+    guest: &Path,
+    rows: &[String],
+    got: &mut BTreeMap<String, Figure>,
+) -> Result<Option<(String, String)>> {
+    let path = place.path_of(guest);
+    let mut args = vec![path.as_str(), "run", "/tmp"];
+    args.extend(rows.iter().map(String::as_str));
+    let mut started = place.command(guest, &args)?;
+    let command = &mut started.command;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", place.name))?;
+    let (send, lines) = channel();
+    let out = child.stdout.take().context("no pipe")?;
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let err = child.stderr.take().context("no pipe")?;
+    let errors = std::thread::spawn(move || {
+        BufReader::new(err).lines().map_while(Result::ok).last().unwrap_or_default()
+    });
+    let mut at = None;
+    let mut hung = false;
+    loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(line) => {
+                if let Some(row) = line.strip_prefix("begin ") {
+                    at = Some(row.to_string());
+                    continue;
+                }
+                let mut words = line.split('\t');
+                let (Some(row), Some(ns)) = (words.next(), words.next()) else { continue };
+                let figure =
+                    ns.parse().map_err(|_| words.next().unwrap_or("no figure").to_string());
+                got.insert(row.to_string(), figure);
+                at = None;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                hung = true;
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if hung {
+        kill(&child);
+    }
+    let status = child.wait()?;
+    let _ = reader.join();
+    let said = errors.join().unwrap_or_default();
+    if hung {
+        let row = at.unwrap_or_else(|| rows.first().cloned().unwrap_or_default());
+        return Ok(Some((row, "it hung".into())));
+    }
+    if status.success() {
+        return Ok(None);
+    }
+    let row = at.or_else(|| rows.iter().find(|r| !got.contains_key(*r)).cloned());
+    Ok(row.map(|r| (r, format!("{status}: {said}"))))
+}
+
+/// The group of a child that leads one.
+fn kill(child: &Child) {
+    // SAFETY: our own child, not yet waited for.
+    unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
+}
+
+/// Nanoseconds from starting `true` there until it is over.
+pub(crate) fn start_of_true(place: &Place, guest: &Path) -> Result<Figure> {
+    let mut started = place.command(guest, &["/bin/true"])?;
+    let command = &mut started.command;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let status = command.status()?;
+    let took = start.elapsed().as_nanos() as f64;
+    Ok(if status.success() { Ok(took) } else { Err(status.to_string()) })
+}
+
+/// Bytes of proportional memory over all processes of a place where only `sleep` runs.
+pub(crate) fn memory(place: &Place, guest: &Path) -> Result<Figure> {
+    let mut started = place.command(guest, &["/bin/sleep", "20"])?;
+    let command = &mut started.command;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut child = command.spawn()?;
+    std::thread::sleep(Duration::from_millis(1500));
+    let figure = match child.try_wait()? {
+        Some(status) => Err(format!("it ended early: {status}")),
+        None => Ok(tree(child.id() as i32).into_iter().map(pss).sum::<u64>() as f64),
+    };
+    // SAFETY: our own child; its end ends what it started, and the sleep ends by itself.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    std::thread::sleep(Duration::from_millis(100));
+    let rest = tree(child.id() as i32);
+    kill(&child);
+    for pid in rest {
+        // SAFETY: a descendant of our own child, looked up just now.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    child.wait()?;
+    Ok(figure)
+}
+
+/// A process and its descendants.
+fn tree(root: i32) -> Vec<i32> {
+    let mut parents: Vec<(i32, i32)> = Vec::new();
+    for e in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = e.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        let stat = std::fs::read_to_string(e.path().join("stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit(')').next().and_then(|r| r.split_whitespace().nth(1)?.parse().ok());
+        parents.extend(parent.map(|p| (pid, p)));
+    }
+    let mut all = vec![root];
+    let mut i = 0;
+    while let Some(&p) = all.get(i) {
+        all.extend(
+            parents
+                .iter()
+                .filter(|x| x.1 == p && !all.contains(&x.0))
+                .map(|x| x.0)
+                .collect::<Vec<_>>(),
+        );
+        i += 1;
+    }
+    all
+}
+
+fn pss(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
