@@ -144,13 +144,28 @@ impl Stopped {
         let code = self.layout.code();
         let regs = if fork { stub::fork(code, command) } else { stub::call(code, command) };
         let mut child = None;
-        let after = self.run(&regs, |tid| child = Some(tid))?;
+        let result = self.run(&regs, |tid| child = Some(tid));
+        let child = child.map(|tid| Stopped::new(tid, self.layout));
+        let after = result.inspect_err(|_| {
+            if let Some(child) = &child {
+                child.abandon();
+            }
+        })?;
         if let result @ -4095..0 = after.rax as i64 {
             return Err(Error::host("clone", -result as i32));
         }
-        let child = Stopped::new(child.ok_or(Error::StubGone)?, self.layout);
-        child.await_event()?;
+        let child = child.ok_or(Error::StubGone)?;
+        child.await_event().inspect_err(|_| child.abandon())?;
         Ok(child)
+    }
+
+    /// Kills and reaps what nobody will ever use.
+    pub(super) fn abandon(&self) {
+        if self.gone() != Some(Gone::Reaped) {
+            sys::kill(self.tid, libc::SIGKILL);
+            sys::reap(self.tid);
+            self.gone.set(Some(Gone::Reaped));
+        }
     }
 
     /// Waits for the stop that seizing, or being born traced, brings about.

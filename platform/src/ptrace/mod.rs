@@ -5,8 +5,9 @@
 //!   stub's pages, vvar and the vDSO, closes all descriptors but the memory file, a socket and a
 //!   lifeline pipe, gives up capabilities, installs the stubs' seccomp filter, and sleeps.
 //! * A *stub process* is cloned from it (`CLONE_PARENT`: it is the Sentry's child) per address
-//!   space. Its first thread, the *manager*, never runs guest code and sleeps untraced; host
-//!   threads of the Sentry seize it to map memory or to clone guest threads.
+//!   space. Its first thread sleeps for ever. Its second one, the *manager*, never runs guest code
+//!   and sleeps untraced; host threads of the Sentry seize it to map memory or to clone guest
+//!   threads.
 //! * A *guest thread* is traced by the host thread that made it, from its birth to its end.
 //!
 //! # Why guest code cannot make host calls

@@ -18,18 +18,32 @@ use crate::{Error, PAGE_SIZE};
 /// How many are kept ready: a fork and an exec in a row.
 const READY: usize = 2;
 
-/// A stub process. Ended and reaped when dropped, by which time it must have no traced threads.
+/// A stub process. Ended and reaped when dropped, by which time its guest threads must be gone.
 pub(super) struct Stub {
     pid: Tid,
+    manager: Tid,
     commands: Frames,
-    /// It is dead and its id may be somebody else's.
-    reaped: AtomicBool,
+    /// It was found dead and reaped: the ids may be somebody else's.
+    reaped: bool,
+    /// It died while a thread of it was being made.
+    orphaned: AtomicBool,
 }
 
 impl Stub {
-    /// Its id, which is its manager thread's as well.
+    /// Its process id.
     pub(super) fn pid(&self) -> Tid {
         self.pid
+    }
+
+    /// Its manager thread.
+    pub(super) fn manager(&self) -> Tid {
+        self.manager
+    }
+
+    /// Whether a blank one is alive still: the host may have killed it.
+    fn check(mut self) -> Option<Stub> {
+        self.reaped = sys::try_reap(self.pid);
+        (!self.reaped).then_some(self)
     }
 
     /// What is mapped as its command page.
@@ -37,17 +51,28 @@ impl Stub {
         &self.commands
     }
 
-    /// Somebody waited for it and was told of its death.
-    pub(super) fn set_reaped(&self) {
-        self.reaped.store(true, Ordering::Relaxed);
+    /// It died under a clone, perhaps with a new thread that nobody heard of. That one is reaped by
+    /// the host when the host thread that would have become its tracer ends.
+    pub(super) fn set_orphaned(&self) {
+        self.orphaned.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Stub {
     fn drop(&mut self) {
-        if !*self.reaped.get_mut() {
-            sys::kill(self.pid, libc::SIGKILL);
-            sys::reap(self.pid);
+        let pid = self.pid;
+        if self.reaped {
+            return;
+        }
+        sys::kill(pid, libc::SIGKILL);
+        if *self.orphaned.get_mut() {
+            // The caller may be the one whose end must be waited for.
+            let waiting = std::thread::Builder::new().name("reaper".into());
+            if let Err(error) = waiting.spawn(move || sys::reap(pid)) {
+                tracing::warn!(%error, pid, "a dead stub stays unreaped");
+            }
+        } else {
+            sys::reap(pid);
         }
     }
 }
@@ -82,16 +107,21 @@ impl Nursery {
 
     /// A blank stub process; made on the spot if none is ready.
     pub(super) fn take(&self) -> Result<Stub, Error> {
-        let ready = {
+        loop {
             let mut ready = self.pool.ready.lock();
             if !ready.started {
                 ready.started = true;
                 ready.thread = self.start();
             }
             self.pool.changed.notify_one();
-            ready.stubs.pop()
-        };
-        ready.map_or_else(|| self.pool.spawn(), Ok)
+            let stub = ready.stubs.pop();
+            drop(ready);
+            match stub.map(Stub::check) {
+                None => return self.pool.spawn(),
+                Some(Some(stub)) => return Ok(stub),
+                Some(None) => {}
+            }
+        }
     }
 
     fn start(&self) -> Option<JoinHandle<()>> {
@@ -130,8 +160,8 @@ impl Pool {
             .file
             .allocate(PAGE_SIZE)
             .ok_or_else(|| Error::host("a command page", libc::ENOMEM))?;
-        let pid = self.template.lock().spawn(&commands)?;
-        Ok(Stub { pid, commands, reaped: AtomicBool::new(false) })
+        let (pid, manager) = self.template.lock().spawn(&commands)?;
+        Ok(Stub { pid, manager, commands, reaped: false, orphaned: AtomicBool::new(false) })
     }
 
     fn keep_filled(&self) {

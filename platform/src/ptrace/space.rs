@@ -1,4 +1,4 @@
-//! An address space: one stub process, led by a parked *manager* thread that runs no guest code.
+//! An address space: one stub process, with a parked *manager* thread that runs no guest code.
 //!
 //! Commands are executed by whichever thread of the process is at hand, since mappings belong to
 //! all of them: the guest thread of the calling host thread, stopped between two runs, or else the
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::held::{BATCH_MAX, Held, Stopped};
 use super::nursery::Stub;
 use super::queue::{Op, Queue};
-use super::sys::{self, Gone, Tid};
+use super::sys::{self, Tid};
 use super::thread::Thread;
 use super::{Shared, template::TemplateHold};
 use crate::arch::filter::CLONE_THREAD;
@@ -33,7 +33,7 @@ pub(super) struct Space {
     shared: Arc<Shared>,
     /// The stub process.
     stub: Stub,
-    /// Its id, and its manager thread's.
+    /// Its id.
     pid: Tid,
     /// Held by whoever makes threads of the process execute commands, or seizes the manager.
     exec: Mutex<Exec>,
@@ -171,11 +171,13 @@ impl Space {
         work: impl FnOnce(&mut Exec, &Held) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.alive()?;
-        let held = Held::seize(self.pid, self.shared.layout, options)?;
+        let held = Held::seize(self.stub.manager(), self.shared.layout, options)?;
         let result = work(exec, &held);
-        if held.gone() == Some(Gone::Reaped) {
-            self.stub.set_reaped();
-            self.dead.store(true, Ordering::Release);
+        if held.gone().is_some() {
+            self.give_up();
+            if options == sys::OPTIONS_CLONE {
+                self.stub.set_orphaned();
+            }
         }
         result
     }

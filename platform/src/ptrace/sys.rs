@@ -189,6 +189,13 @@ pub(super) fn reap(pid: Tid) {
     while wait(pid).is_ok() {}
 }
 
+/// Reaps a child if it is dead already. Returns whether it is gone.
+pub(super) fn try_reap(pid: Tid) -> bool {
+    let flags = libc::__WALL | libc::WNOHANG;
+    // SAFETY: plain system call without a buffer.
+    unsafe { libc::wait4(pid, std::ptr::null_mut(), flags, std::ptr::null_mut()) != 0 }
+}
+
 /// Sends a signal to a process.
 pub(super) fn kill(pid: Tid, signal: i32) {
     // SAFETY: plain system call.

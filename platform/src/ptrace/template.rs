@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use super::held::{Held, Layout};
 use super::sys::{self, Tid};
-use crate::arch::filter::CLONE_PROCESS;
+use crate::arch::filter::{CLONE_PROCESS, CLONE_THREAD};
 use crate::arch::stub::{Command, FD_DONATIONS, FD_MEMORY};
 use crate::memory_file::Frames;
 use crate::{Error, PAGE_SIZE};
@@ -143,20 +143,26 @@ impl Template {
         Ok(hold.held.note(|tid| sys::xstate(tid, image))?)
     }
 
-    /// A blank stub process that is asleep, with `commands` mapped as its command page.
-    pub(super) fn spawn(&mut self, commands: &Frames) -> Result<Tid, Error> {
+    /// A blank stub process that is asleep, with `commands` mapped as its command page. Returns its
+    /// id and its manager's.
+    ///
+    /// The manager is not the leader of the process: a leader's death cannot be waited for while
+    /// other threads of it are still to be reaped, and those may be somebody else's, who
+    /// waits for the manager.
+    pub(super) fn spawn(&mut self, commands: &Frames) -> Result<(Tid, Tid), Error> {
         let layout = self.layout;
         let hold = self.hold(sys::OPTIONS_CLONE)?;
-        let child = Held::newborn(hold.held.clone_task(CLONE_PROCESS, true)?);
-        let pid = child.tid();
-        let mapped = child.call_checked("mmap of the command page", map_commands(layout, commands));
-        if let Err(error) = mapped {
-            sys::kill(pid, libc::SIGKILL);
-            drop(child);
-            sys::reap(pid);
-            return Err(error);
+        let leader = Held::newborn(hold.held.clone_task(CLONE_PROCESS, true)?);
+        let manager = leader
+            .call_checked("mmap of the command page", map_commands(layout, commands))
+            .and_then(|_| leader.clone_task(CLONE_THREAD, false));
+        match manager {
+            Ok(manager) => Ok((leader.tid(), Held::newborn(manager).tid())),
+            Err(error) => {
+                leader.abandon();
+                Err(error)
+            }
         }
-        Ok(pid)
     }
 }
 

@@ -896,18 +896,127 @@ fn long_runs_and_many_threads_are_balanced() {
                 let mut guest = space.thread();
                 guest.regs.rdi = DATA + i * PAGE_SIZE;
                 let kicker = guest.thread.kicker();
-                let kicks = std::thread::spawn(move || {
-                    for _ in 0..3 {
+                for _ in 0..3 {
+                    let kicker = kicker.clone();
+                    let kick = std::thread::spawn(move || {
                         std::thread::sleep(Duration::from_millis(35));
                         kicker.kick();
-                    }
-                });
-                for _ in 0..3 {
+                    });
                     assert_eq!(guest.run(), Trap::Kicked);
+                    kick.join().unwrap();
                 }
-                kicks.join().unwrap();
                 assert!(word(data, (i * PAGE_SIZE) as usize) > 0);
             });
         }
+    });
+}
+
+guest_code!(
+    suicidal,
+    "mov edi, 7",
+    "mov eax, 231", // exit_group
+    "syscall",
+    "mov rbx, rax",
+    "mov eax, 62", // kill(0, SIGKILL)
+    "xor edi, edi",
+    "mov esi, 9",
+    "syscall",
+    "jmp 2f",
+    "2: mov eax, 1",
+    "syscall",
+);
+
+#[test]
+fn commands_between_call_and_return_do_not_let_the_call_through() {
+    let world = World::new();
+    let space = world.space(suicidal());
+    let mut guest = space.thread();
+    let data = world.frames(&[0]);
+    for nr in [231, 62, 1] {
+        assert_eq!(guest.syscall(), nr);
+        space.space.map(DATA, PAGE_SIZE, Prot::READ, at(&data), false);
+        space.space.sync();
+        space.space.unmap(DATA, PAGE_SIZE, None);
+    }
+}
+
+/// Everything at once for a moment: births, deaths, kicks and syncs across threads, and stubs that
+/// are killed from outside.
+#[test]
+fn a_storm_leaves_nothing_behind() {
+    let world = World::new();
+    let session = template(&world);
+    let end = Instant::now() + Duration::from_millis(400);
+    std::thread::scope(|scope| {
+        for seed in 0..4u64 {
+            let world = &world;
+            scope.spawn(move || {
+                let mut random = seed;
+                let mut next = |n: u64| {
+                    random =
+                        random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    (random >> 33) % n
+                };
+                while Instant::now() < end {
+                    storm_round(world, &mut next);
+                }
+            });
+        }
+    });
+    // The last kill may still be under way.
+    let well = || world.platform.new_address_space().unwrap().new_thread().is_ok();
+    assert!((0..100).any(|_| well()));
+    let World { file, platform } = world;
+    drop(platform);
+    // A stub that was killed while a thread was being made is reaped a moment later.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !in_session(session).is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert_eq!(file.used(), 0);
+}
+
+fn storm_round(world: &World, next: &mut impl FnMut(u64) -> u64) {
+    let space = world.space(spin());
+    let data = world.file.allocate(8 * PAGE_SIZE).unwrap();
+    space.space.map(DATA, data.len(), Prot::READ_WRITE, at(&data), next(2) == 0);
+    let (threads, kill, syncs) = (1 + next(3), next(4) == 0, next(5));
+    let (kickers, ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let (space, kickers) = (&space, kickers.clone());
+            scope.spawn(move || {
+                let Ok(thread) = space.space.clone().new_thread() else { return };
+                let mut guest = Guest { thread, regs: start() };
+                guest.regs.rdi = DATA + i * PAGE_SIZE;
+                kickers.send(guest.thread.kicker()).unwrap();
+                drop(kickers);
+                loop {
+                    match guest.thread.run(&mut guest.regs) {
+                        Ok(Trap::Kicked) | Err(Error::StubGone) => break,
+                        Ok(Trap::Fault(_)) => {
+                            space.space.protect(DATA, 8 * PAGE_SIZE, Prot::READ_WRITE);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+        drop(kickers);
+        let kickers: Vec<_> = ready.iter().collect();
+        for _ in 0..syncs {
+            space.space.protect(DATA, 8 * PAGE_SIZE, Prot::READ);
+            space.space.sync();
+        }
+        if kill {
+            // Some stub, perhaps a blank one or somebody else's, but not the template.
+            let victims = children(world);
+            let victim = victims[next(victims.len() as u64) as usize];
+            if victim != template(world) {
+                sys::kill(victim, libc::SIGKILL);
+            }
+        }
+        kickers.iter().for_each(|kicker| kicker.kick());
     });
 }
