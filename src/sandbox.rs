@@ -70,9 +70,25 @@ impl Sandbox {
     /// Must be called from a single-threaded process.
     ///
     /// # Errors
-    /// When the sandbox could not be made, the program not be started, or a process of the sandbox
+    /// When the process has more than one thread, the sandbox could not be made, the program not be started, or a process of the sandbox
     /// died. Nothing is left behind then.
     pub fn run(&self) -> Result<ExitStatus, Error> {
         launch::run(plan::make(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_refused() {
+        // The test runner has threads.
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || stopped.recv());
+        let error = Sandbox::new(["true"]).run().unwrap_err();
+        assert!(error.to_string().contains("one thread"), "{error}");
+        drop(stop);
+        assert!(thread.join().unwrap().is_err());
     }
 }

@@ -27,6 +27,7 @@ use crate::plan::Plan;
 
 /// Runs a sandbox to its end.
 pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
+    check_single_threaded()?;
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
@@ -46,7 +47,7 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
     let jail = jails::gofer(&caller, &files);
     let keep = [null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
     let one_user = jail.identity.uids != lockdown::IdMap::Identity;
-    // SAFETY: the launcher makes no threads, and `Sandbox::run` asks the same of its caller.
+    // SAFETY: the process has one thread, as was checked above, and this one makes no other.
     let gofer = unsafe {
         lockdown::spawn(&jail, &keep, |sealer| {
             children::gofer_main(&files.exports, one_user, sealer)
@@ -80,6 +81,18 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control));
     Supervisor { sentry, gofer, control, signals, terminal }.run()
+}
+
+/// A fork of a process with threads may hold their locks, which nobody would ever release.
+fn check_single_threaded() -> Result<(), Error> {
+    let threads = std::fs::read_dir("/proc/self/task")
+        .map_err(|error| Error::host("reading /proc/self/task", error))?
+        .count();
+    if threads == 1 {
+        return Ok(());
+    }
+    let problem = format!("a sandbox must be started by a process with one thread, not {threads}");
+    Err(Error::Usage(problem))
 }
 
 /// A pair of connected sockets that keep the borders of messages.

@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use lockdown::{Child, Exit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
-use sentry::boot::ExitStatus;
-use sentry::boot::control::{self, FromSentry, ToSentry};
+use sentry::boot::control::{self, BootFailure, ExitStatus, FromSentry, ToSentry};
 
 use super::signals::{Action, Signals};
 use super::terminal::Terminal;
@@ -46,7 +45,7 @@ impl Supervisor {
             if ready.control {
                 match self.message()? {
                     Some(FromSentry::Exited(status)) => return Ok(status),
-                    Some(FromSentry::Failed(failure)) => return Err(failure.into()),
+                    Some(FromSentry::Failed(failure)) => return Err(trustworthy(failure).into()),
                     Some(FromSentry::Suspended | FromSentry::Stopped) => {
                         suspending = false;
                         self.stop()?;
@@ -137,6 +136,12 @@ impl Supervisor {
     fn tell(&self, message: &ToSentry) {
         drop(control::send(&self.control, message));
     }
+}
+
+/// A taken-over Sentry must not make a failure look like success, or like the program's own exit.
+fn trustworthy(failure: BootFailure) -> BootFailure {
+    let code = if matches!(failure.code, 126 | 127) { failure.code } else { Error::OWN_FAILURE };
+    BootFailure { code, ..failure }
 }
 
 /// Why a process is gone that should not be.

@@ -75,3 +75,75 @@ fn help_and_version_go_to_standard_output() {
         assert!(text(&output.stdout).contains(expected), "{arguments:?}");
     }
 }
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn programs_that_cannot_be_started_are_named() {
+    let sandboxes = Sandboxes::new();
+    std::fs::write(sandboxes.work().join("data"), "no program\n").unwrap();
+    for (arguments, code, name) in [
+        (&["run", "no-such-program"][..], 127, "no-such-program"),
+        (&["run", "/no/such/program"], 127, "/no/such/program"),
+        (&["run", "./data"], 126, "./data"),
+        (&["run", "/etc"], 126, "/etc"),
+        (&["run", "--workdir", "/no/such/place", "true"], 125, "/no/such/place"),
+        (&["run", "--strace=nonsense", "true"], 125, "nonsense"),
+    ] {
+        for (who, command) in sandboxes.callers(arguments) {
+            let output = finish(command);
+            let line = text(&output.stderr);
+            let what = format!("{arguments:?} as {who}: {line:?}");
+            assert_eq!(output.status.code(), Some(code), "{what}");
+            assert_eq!(line.matches('\n').count(), 1, "{what}");
+            assert!(line.contains(name), "{what}");
+        }
+    }
+    sandboxes.assert_nothing_left();
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn options_have_their_effect_inside() {
+    let sandboxes = Sandboxes::new();
+    std::fs::write(sandboxes.work().join("file"), "from the host\n").unwrap();
+    let work = sandboxes.work().canonicalize().unwrap();
+    let work = work.to_str().unwrap();
+    let rw = format!("{work}:/shared");
+    for (arguments, expected) in [
+        (&["run", "pwd"][..], format!("{work}\n")),
+        (&["run", "cat", "file"], "from the host\n".into()),
+        (&["run", "sh", "-c", "echo new > file; cat file"], "new\n".into()),
+        (&["run", "cat", "file"], "from the host\n".into()),
+        (&["run", "--workdir", "/usr/../etc", "pwd"], "/etc\n".into()),
+        (&["run", "--hostname", "box", "uname", "-n"], "box\n".into()),
+        (&["run", "--user", "12:34", "sh", "-c", "id -u; id -g; id -G"], "12\n34\n34\n".into()),
+        (&["run", "--env", "A=b c", "sh", "-c", "echo \"$A\""], "b c\n".into()),
+        (&["run", "--tmpfs", "/x/y", "sh", "-c", "ls /x/y; touch /x/y/z; ls /x/y"], "z\n".into()),
+        (
+            &["run", "--ro", "/etc/passwd:/x", "sh", "-c", "cmp /x /etc/passwd && echo same"],
+            "same\n".into(),
+        ),
+        (
+            &["run", "--ro", "/etc:/x", "sh", "-c", "touch /x/y 2>/dev/null || echo refused"],
+            "refused\n".into(),
+        ),
+        (&["run", "--root", "/usr", "/bin/sh", "-c", "pwd; ls -d /share"], "/\n/share\n".into()),
+        (
+            &["run", "sh", "-c", "cat /etc/shadow 2>/dev/null; ls /root /home /tmp | wc -w"],
+            "3\n".into(),
+        ),
+        (
+            &["run", "--rw", &rw, "sh", "-c", "echo kept > /shared/kept; cat /shared/kept"],
+            "kept\n".into(),
+        ),
+    ] {
+        let output = finish(sandboxes.command(arguments));
+        assert_eq!(text(&output.stdout), expected, "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    }
+    let kept = std::fs::read_to_string(sandboxes.work().join("kept")).unwrap();
+    assert_eq!(kept, "kept\n", "--rw reaches the host");
+    let file = std::fs::read_to_string(sandboxes.work().join("file")).unwrap();
+    assert_eq!(file, "from the host\n", "writes without --rw do not");
+    sandboxes.assert_nothing_left();
+}
