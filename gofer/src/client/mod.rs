@@ -291,13 +291,32 @@ impl Client {
     /// Lists a directory from `cookie` on (0, or the `next` of an entry or of the last listing):
     /// about 1,500 entries a call, or 700 with attributes.
     pub fn read_dir(&self, dir: &Handle, cookie: u64, attrs: bool) -> Result<Listing, Errno> {
-        let reply: ReadDirReply =
-            self.link.ask(&Request::ReadDir { dir: dir.id, cookie, attrs })?;
+        let request = Request::ReadDir { dir: dir.id, name: None, cookie, attrs };
+        let reply: ReadDirReply = self.link.ask(&request)?;
+        if reply.node.is_some() {
+            return Err(self.link.kill("it named a directory that was not asked for"));
+        }
         // Bounded progress: an endless directory must at least be endless by its entries.
         if !reply.end && reply.entries.is_empty() && reply.next == cookie {
             return Err(self.link.kill("it sent an empty listing"));
         }
         Ok(reply)
+    }
+
+    /// Looks up a directory and lists it from the start, in one round trip. The errors are those of
+    /// a walk and of a listing.
+    pub fn list_child(&self, at: At<'_>, attrs: bool) -> Result<(Node, Listing), Errno> {
+        let name = Some(Name(at.name));
+        let request = Request::ReadDir { dir: at.dir.id, name, cookie: 0, attrs };
+        let reply: ReadDirReply = self.link.ask(&request)?;
+        let node = reply.node.ok_or_else(|| self.link.kill("it named no directory"))?;
+        if node.attr.kind() != FileKind::Directory {
+            return Err(self.link.kill("it listed something other than a directory"));
+        }
+        if !reply.end && reply.entries.is_empty() && reply.next == 0 {
+            return Err(self.link.kill("it sent an empty listing"));
+        }
+        Ok((self.node(node), reply))
     }
 
     /// Target of a symbolic link.

@@ -78,8 +78,9 @@ pub(super) fn read(node: &Node, cookie: u64, attrs: bool) -> Result<ReadDirReply
     if cookie != 0 {
         sys::seek(dir.as_fd(), cookie)?;
     }
-    let mut reply = ReadDirReply { entries: Vec::new(), end: false, next: cookie };
-    let mut used = HEADER + 32;
+    let mut reply = ReadDirReply { node: None, entries: Vec::new(), end: false, next: cookie };
+    // The rest of the reply, the node included, with a margin.
+    let mut used = HEADER + 256;
     let mut scratch = Vec::with_capacity(MAX_ENTRY);
     let mut buf = vec![0; CHUNK];
     loop {

@@ -31,7 +31,9 @@ use abi::Errno;
 use parking_lot::Mutex;
 
 use crate::wire::cursor::{Wire, Writer};
-use crate::wire::reply::{AttrReply, BytesReply, Done, ExportInfo, HelloReply, LinkReply};
+use crate::wire::reply::{
+    AttrReply, BytesReply, Done, ExportInfo, HelloReply, LinkReply, NodeInfo,
+};
 use crate::wire::request::Request;
 use crate::wire::types::{FileKind, LinkTarget, OwnedBytes, Tag};
 use crate::wire::{self, MAX_EXPORTS, MAX_MESSAGE, ReplyHeader, RequestFrame};
@@ -320,10 +322,22 @@ impl Shared {
                 AttrReply { attr }.put(w);
                 return Ok(Some(fd));
             }
-            Request::ReadDir { dir, cookie, attrs } => {
+            Request::ReadDir { dir, name, cookie, attrs } => {
                 let dir = t.get(*dir)?;
-                dir.check_dir()?;
-                dir::read(&dir, *cookie, *attrs)?.put(w);
+                match name {
+                    None => {
+                        dir.check_dir()?;
+                        dir::read(&dir, *cookie, *attrs)?.put(w);
+                    }
+                    Some(name) => {
+                        let (child, attr) = walk::child(&dir, *name)?;
+                        child.check_dir()?;
+                        let mut reply = dir::read(&child, *cookie, *attrs)?;
+                        let id = t.insert(Arc::new(child))?;
+                        reply.node = Some(NodeInfo { id, attr });
+                        reply.put(w);
+                    }
+                }
             }
             Request::ReadLink { node } => {
                 let node = t.get(*node)?;

@@ -121,6 +121,8 @@ wire_struct! {
 /// Answer to `ReadDir`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadDirReply {
+    /// The directory, if it was named.
+    pub node: Option<NodeInfo>,
     /// Entries in the host's order.
     pub entries: Vec<DirEntry>,
     /// Whether the directory is at its end.
@@ -131,12 +133,14 @@ pub struct ReadDirReply {
 
 impl<'a> Wire<'a> for ReadDirReply {
     fn put(&self, w: &mut Writer<'_>) {
+        self.node.put(w);
         put_list(w, &self.entries);
         self.end.put(w);
         self.next.put(w);
     }
     fn take(r: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(ReadDirReply {
+            node: Wire::take(r)?,
             entries: take_list(r, MAX_ENTRIES)?,
             end: bool::take(r)?,
             next: u64::take(r)?,

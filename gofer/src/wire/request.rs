@@ -173,6 +173,8 @@ requests! {
     6 ReadDir {
         /// The directory.
         dir: NodeId,
+        /// List this child of it instead; the reply tells the child's node.
+        name: Option<Name<'a>>,
         /// Where to go on: 0, or the `next` of an earlier entry.
         cookie: u64,
         /// Whether to include attributes.

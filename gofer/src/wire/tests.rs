@@ -69,7 +69,7 @@ fn requests(p: &Parts) -> Vec<Request<'_>> {
         Request::Walk { dir: a, names, open: p.flag.then_some(flags) },
         Request::Stat { node: a },
         Request::Open { node: a, at, flags },
-        Request::ReadDir { dir: a, cookie: p.nums.2, attrs: p.flag },
+        Request::ReadDir { dir: a, name: p.at.then_some(name), cookie: p.nums.2, attrs: p.flag },
         Request::ReadLink { node: a },
         Request::Create { at: here, mode, flags, owner },
         Request::Mkdir { at: here, mode, owner },
@@ -199,7 +199,8 @@ proptest! {
         round_trip(&WalkReply { found: found.clone(), errno, link, opened });
         round_trip(&found[0]);
         round_trip(&AttrReply { attr: attrs[0] });
-        round_trip(&ReadDirReply { entries, end: opened, next: n });
+        let node = found.first().copied();
+        round_trip(&ReadDirReply { node, entries, end: opened, next: n });
         round_trip(&BytesReply { bytes: OwnedBytes(bytes) });
         round_trip(&StatFsReply { blocks: n, ..StatFsReply::default() });
         let export = ExportInfo {

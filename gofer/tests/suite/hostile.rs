@@ -85,7 +85,7 @@ fn wild_ids_and_operations_do_no_harm() {
             for r in [
                 Request::Stat { node: dir },
                 Request::Walk { dir, names: Names(Vec::new()), open: None },
-                Request::ReadDir { dir, cookie: u64::MAX, attrs: true },
+                Request::ReadDir { dir, name: Some(Name(b"f")), cookie: u64::MAX, attrs: true },
                 Request::Unlink { at, dir: true },
                 Request::Create {
                     at,

@@ -262,6 +262,20 @@ fn listings() {
 }
 
 #[test]
+fn lookup_and_listing_in_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::create_dir(tmp.path().join("d")).unwrap();
+    fs::write(tmp.path().join("d/f"), "x").unwrap();
+    let s = serve_dir(tmp.path());
+    let (node, l) = s.client.list_child(s.at("d"), true).unwrap();
+    assert_eq!((l.entries.len(), l.end), (1, true));
+    assert_eq!(s.client.stat(&node.handle).unwrap().ino, node.attr.ino);
+    let file = At { dir: &node.handle, name: b"f" };
+    assert_eq!(s.client.list_child(file, true).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(s.client.list_child(s.at("x"), true).unwrap_err(), Errno::ENOENT);
+}
+
+#[test]
 fn single_file_export() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("f");

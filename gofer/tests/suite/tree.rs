@@ -236,6 +236,9 @@ fn hidden_files_do_not_exist() {
         names.sort();
         assert_eq!(names, [&b"passwd"[..], b"ssl"]);
     }
+    let ssl = s.find("etc/ssl");
+    let private = At { dir: &ssl.handle, name: b"private" };
+    assert_eq!(s.client.list_child(private, true).unwrap_err(), Errno::ENOENT);
     let r = s.client.create(at("shadow"), 0o600, OpenFlags::WRITE, Owner::default());
     assert_eq!(r.unwrap_err(), Errno::EACCES);
     // A file that is replaced stays hidden, and the way to it cannot be renamed.

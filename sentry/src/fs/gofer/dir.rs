@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
-use gofer::client::{DirEntry as HostEntry, Node};
+use gofer::client::{At, DirEntry as HostEntry, Listing as HostListing, Node, Walked};
 use gofer::wire::types::FileKind;
 
 use super::inode::{GoferInode, Place};
@@ -21,6 +21,11 @@ const MAX_AHEAD: usize = 15;
 /// Largest directory whose listing is cached.
 const MAX_LISTING: usize = 16_384;
 
+/// Lookups after which a small directory is listed.
+const LISTING_MIN: u64 = 8;
+/// Bytes of directory size for each further lookup before that.
+const LISTING_SHARE: u64 = 400;
+
 /// What a directory knows about its children.
 #[derive(Default)]
 pub(super) struct Content {
@@ -32,6 +37,8 @@ pub(super) struct Content {
     listing: Option<Cached>,
     /// Whether it has more entries than are cached.
     too_large: bool,
+    /// Lookups that the gofer had to answer since the listing was lost.
+    lookups: u64,
     /// Inodes in use by name; their places say the same.
     children: HashMap<Box<[u8]>, Weak<GoferInode>>,
 }
@@ -86,12 +93,18 @@ impl GoferInode {
                     return ahead.found.map(|found| self.accept(name, *found));
                 }
             }
+            content.lookups += 1;
             content.generation
         };
-        let dir = self.handle()?;
+        if self.listing_pays() && self.load_listing()?.is_some() {
+            let known = self.content.lock().listed(name);
+            if let Some(attr) = known {
+                return attr.map(|attr| self.make_child(name, None, attr));
+            }
+        }
         let mut names = vec![name];
         names.extend(names_ahead(rest));
-        let walked = self.fs.client.walk(&dir, &names, None)?;
+        let walked = self.walk(&names)?;
         let (now, mut link) = (monotonic_ns(), walked.link);
         // The error belongs to the name behind the last found. Only absence is worth keeping.
         let failed = walked.error;
@@ -111,6 +124,52 @@ impl GoferInode {
             next = Some(Ahead { name: (*name_of).into(), at: now, found: Ok(Box::new(found)) });
         }
         Err(failed.unwrap_or(Errno::EIO))
+    }
+
+    /// Whether so many names were looked up one by one that fetching the whole listing, which costs
+    /// the host about a tenth of a round trip an entry, is worth it. The size of a directory tells
+    /// roughly how many entries it has.
+    fn listing_pays(&self) -> bool {
+        let content = self.content.lock();
+        let (lookups, unknown) = (content.lookups, content.listing.is_none());
+        let possible = self.fs.exclusive() && unknown && !content.too_large;
+        drop(content);
+        possible && lookups > (self.known_size() / LISTING_SHARE).max(LISTING_MIN)
+    }
+
+    /// Walks in the gofer; finds the directory itself in the same round trip if need be.
+    fn walk(&self, names: &[&[u8]]) -> Result<Walked, Errno> {
+        if let Some(handle) = self.handle_if_known() {
+            return self.fs.client.walk(&handle, names, None);
+        }
+        for place in self.places() {
+            let above = place.dir.known_handle()?;
+            let mut all: Vec<&[u8]> = vec![&place.name];
+            all.extend_from_slice(names);
+            let mut walked = self.fs.client.walk(&above, &all, None)?;
+            if walked.found.first().is_some_and(|n| n.attr.identity() == self.host_key()) {
+                self.take_handle(walked.found.remove(0).handle);
+                return Ok(walked);
+            }
+        }
+        Err(Errno::ESTALE)
+    }
+
+    /// Lists from the start, looking the directory up in the same round trip if need be.
+    fn list_first(&self) -> Result<HostListing, Errno> {
+        if let Some(handle) = self.handle_if_known() {
+            return self.fs.client.read_dir(&handle, 0, true);
+        }
+        for place in self.places() {
+            let above = place.dir.known_handle()?;
+            let at = At { dir: &above, name: &place.name };
+            let (node, listing) = self.fs.client.list_child(at, true)?;
+            if node.attr.identity() == self.host_key() {
+                self.take_handle(node.handle);
+                return Ok(listing);
+            }
+        }
+        Err(Errno::ESTALE)
     }
 
     /// Makes an inode of what a lookup found.
@@ -164,6 +223,7 @@ impl GoferInode {
             let mut content = self.content.lock();
             content.generation += 1;
             content.too_large = false;
+            content.lookups = 0;
             (content.ahead.take(), content.listing.take())
         };
         drop(old);
@@ -202,11 +262,10 @@ impl GoferInode {
             }
             content.generation
         };
-        let handle = self.handle()?;
-        let (mut entries, mut cookie): (Vec<HostEntry>, u64) = (Vec::new(), 0);
+        let mut part = self.list_first()?;
+        let mut entries = Vec::new();
         loop {
-            let part = self.fs.client.read_dir(&handle, cookie, true)?;
-            entries.extend(part.entries);
+            entries.append(&mut part.entries);
             if entries.len() > MAX_LISTING {
                 self.content.lock().too_large = true;
                 return Ok(None);
@@ -214,7 +273,7 @@ impl GoferInode {
             if part.end {
                 break;
             }
-            cookie = part.next;
+            part = self.fs.client.read_dir(&*self.handle()?, part.next, true)?;
         }
         let Some(listing) = Listing::new(entries).map(Arc::new) else { return Ok(None) };
         let old = {

@@ -132,6 +132,11 @@ impl GoferInode {
         self.ino
     }
 
+    /// The size when it was last heard of.
+    pub(super) fn known_size(&self) -> u64 {
+        self.attr.lock().attr.size
+    }
+
     pub(super) fn kind(&self) -> FileKind {
         self.kind
     }
@@ -191,8 +196,13 @@ impl GoferInode {
         Err(Errno::ESTALE)
     }
 
+    /// The node, if it is known without asking.
+    pub(super) fn handle_if_known(&self) -> Option<Arc<Handle>> {
+        self.handle.lock().clone()
+    }
+
     /// The node of a directory that something was found in: it has one.
-    fn known_handle(&self) -> Result<Arc<Handle>, Errno> {
+    pub(super) fn known_handle(&self) -> Result<Arc<Handle>, Errno> {
         self.handle.lock().clone().ok_or(Errno::ESTALE)
     }
 
@@ -201,7 +211,7 @@ impl GoferInode {
         let _ = self.target.set(target);
     }
 
-    fn take_handle(&self, handle: Handle) -> Arc<Handle> {
+    pub(super) fn take_handle(&self, handle: Handle) -> Arc<Handle> {
         self.handle.lock().get_or_insert_with(|| Arc::new(handle)).clone()
     }
 
@@ -252,6 +262,15 @@ impl GoferInode {
         }
     }
 
+    /// Attributes of an open file straight from the host, but for its owner: the Sentry's user
+    /// namespace does not know the ids that the gofer's does.
+    fn stat_open(&self, file: &HostFile) -> Result<HostAttr, Errno> {
+        let mut raw = *stat_file(file.fd().as_fd())?;
+        let known = self.attr.lock().attr;
+        (raw.uid, raw.gid) = (known.uid, known.gid);
+        HostAttr::new(raw).ok_or(Errno::EIO)
+    }
+
     fn host_attr(&self) -> Result<HostAttr, Errno> {
         let file = {
             let files = self.files.lock();
@@ -261,7 +280,7 @@ impl GoferInode {
             })
         };
         if let Some(file) = file {
-            return stat_file(file.fd().as_fd());
+            return self.stat_open(&file);
         }
         {
             let known = self.attr.lock();
@@ -341,7 +360,7 @@ impl GoferInode {
             let mut files = self.files.lock();
             (unused(&mut files.read), unused(&mut files.write))
         };
-        if let Some(attr) = write.as_ref().and_then(|f| stat_file(f.fd().as_fd()).ok()) {
+        if let Some(attr) = write.as_ref().and_then(|f| self.stat_open(f).ok()) {
             self.learn(attr);
             self.written.store(false, Ordering::Release);
         }

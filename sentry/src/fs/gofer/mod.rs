@@ -26,6 +26,7 @@ mod inode;
 mod listing;
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -67,6 +68,13 @@ pub struct GoferFs {
 struct Listed {
     dirs: VecDeque<(Weak<GoferInode>, usize)>,
     entries: usize,
+}
+
+/// Connects to the gofer and makes the file system of each export, in the gofer's order. Errors:
+/// those of [`Client::connect`].
+pub fn connect(socket: OwnedFd) -> Result<Vec<Arc<GoferFs>>, Errno> {
+    let (client, exports) = Client::connect(socket)?;
+    Ok(exports.into_iter().map(|e| GoferFs::new(client.clone(), e)).collect())
 }
 
 impl GoferFs {

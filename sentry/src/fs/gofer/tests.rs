@@ -139,6 +139,26 @@ fn an_exclusive_listing_answers_without_the_gofer() {
 }
 
 #[test]
+fn many_lookups_fetch_the_listing() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::create_dir_all(tmp.path().join("d/sub")).unwrap();
+    fs::write(tmp.path().join("d/sub/f"), "xyz").unwrap();
+    fs::write(tmp.path().join("d/f"), "x").unwrap();
+    let m = mount(tmp.path(), ExportFlags::EXCLUSIVE);
+    let d = inode(&m, "d");
+    for i in 0..200 {
+        assert_eq!(d.lookup(format!("no{i}").as_bytes(), b"").err(), Some(Errno::ENOENT));
+    }
+    // A directory that is known from the listing only is looked up with what is in it.
+    assert_eq!(walk(&m, "d/sub/f").unwrap().attr().unwrap().size, 3);
+    drop(walk(&m, "d/sub"));
+    assert_eq!(list(&m, "d/sub"), [".", "..", "f"]);
+    fs::remove_dir_all(tmp.path().join("d")).unwrap();
+    assert_eq!(d.lookup(b"f", b"").unwrap().attr().unwrap().size, 1);
+    assert_eq!(d.lookup(b"sub", b"").unwrap().lookup(b"f", b"").err(), Some(Errno::ESTALE));
+}
+
+#[test]
 fn a_shared_export_notices_changes() {
     let tmp = tempfile::tempdir().unwrap();
     fs::write(tmp.path().join("f"), "x").unwrap();
