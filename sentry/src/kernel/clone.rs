@@ -354,6 +354,7 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
     let group = &task.group;
     group.add(&task);
     group.set_dumpable(parent.group.dumpable());
+    group.set_thp_disabled(parent.group.thp_disabled());
     let score = parent.group.oom_score_adj.load(Ordering::Relaxed);
     group.oom_score_adj.store(score, Ordering::Relaxed);
     let (real_parent, exit_signal) = match flags.contains(CloneFlags::PARENT) {

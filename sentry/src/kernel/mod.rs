@@ -32,6 +32,7 @@ pub mod time;
 pub mod timer;
 pub mod unsupported;
 pub mod users;
+pub mod version;
 pub mod wait;
 
 use std::sync::Arc;

@@ -79,6 +79,8 @@ pub struct ThreadGroup {
     pub oom_score_adj: AtomicI32,
     /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_time: u64,
+    /// `PR_SET_THP_DISABLE`
+    thp_disabled: AtomicBool,
     /// The most resident memory of what it let go of, in KiB.
     past_rss: AtomicU64,
 }
@@ -120,6 +122,7 @@ impl ThreadGroup {
             dumpable: AtomicI32::new(1),
             oom_score_adj: AtomicI32::new(0),
             start_time: time::clock_ns(libc::CLOCK_BOOTTIME),
+            thp_disabled: AtomicBool::new(false),
             past_rss: AtomicU64::new(0),
         })
     }
@@ -270,6 +273,16 @@ impl ThreadGroup {
     /// Sets whether the process may be traced and dumped.
     pub fn set_dumpable(&self, dumpable: i32) {
         self.dumpable.store(dumpable, Ordering::Relaxed);
+    }
+
+    /// `PR_GET_THP_DISABLE`
+    pub fn thp_disabled(&self) -> bool {
+        self.thp_disabled.load(Ordering::Relaxed)
+    }
+
+    /// `PR_SET_THP_DISABLE`
+    pub fn set_thp_disabled(&self, disabled: bool) {
+        self.thp_disabled.store(disabled, Ordering::Relaxed);
     }
 
     /// Sends a signal to the process. `EAGAIN` when a real-time signal finds the queue full.

@@ -9,7 +9,7 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, link_rename, mm, open, pipe,
-    poll, process, read_write, signal, stat, time, timerfd, wait,
+    poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time, timerfd, wait,
 };
 
 macro_rules! table {
@@ -58,7 +58,7 @@ table! {
     21 access(path: Path, mode: Oct) => stat::access;
     22 pipe(pipefd: Ptr) => pipe::pipe;
     23 select(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Ptr) => poll::select;
-    24 sched_yield() => none;
+    24 sched_yield() => sched::sched_yield;
     25 mremap(old_addr: Ptr, old_size: Size, new_size: Size, flags: Hex, new_addr: Ptr) => mm::mremap;
     26 msync(addr: Ptr, length: Size, flags: Hex) => mm::msync;
     27 mincore(addr: Ptr, length: Size, vec: Ptr) => mm::mincore;
@@ -90,14 +90,14 @@ table! {
     53 socketpair(domain: Int, type: Hex, protocol: Int, sv: Ptr) => none;
     54 setsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Uint) => none;
     55 getsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Ptr) => none;
-    56 clone(flags: CloneFlags, stack: Ptr, parent_tid: Ptr, child_tid: Ptr, tls: Ptr) => process::clone;
+    56 clone(flags: CloneFlags, stack: Ptr, parent_tid: Ptr, child_tid: Ptr, tls: Ptr) => process::clone, "no namespaces";
     57 fork() => process::fork;
     58 vfork() => process::vfork;
     59 execve(path: Path, argv: Ptr, envp: Ptr) => exec::execve;
     60 exit(status: Int) => process::exit;
     61 wait4(pid: Int, wstatus: Ptr, options: Hex, rusage: Ptr) => wait::wait4;
     62 kill(pid: Int, sig: Signal) => signal::kill;
-    63 uname(buf: Ptr) => none;
+    63 uname(buf: Ptr) => system::uname;
     64 semget(key: Hex, nsems: Int, semflg: Oct) => none;
     65 semop(semid: Int, sops: Ptr, nsops: Size) => none;
     66 semctl(semid: Int, semnum: Int, cmd: Int, arg: Ptr) => none;
@@ -131,10 +131,10 @@ table! {
     94 lchown(path: Path, owner: Int, group: Int) => attr::lchown;
     95 umask(mask: Oct) => dirs::umask;
     96 gettimeofday(tv: Ptr, tz: Ptr) => time::gettimeofday;
-    97 getrlimit(resource: Int, rlim: Ptr) => none;
-    98 getrusage(who: Int, usage: Ptr) => none;
-    99 sysinfo(info: Ptr) => none;
-    100 times(buf: Ptr) => none;
+    97 getrlimit(resource: Int, rlim: Ptr) => rlimit::getrlimit;
+    98 getrusage(who: Int, usage: Ptr) => rlimit::getrusage, "no faults, switches and blocks";
+    99 sysinfo(info: Ptr) => system::sysinfo, "no load averages";
+    100 times(buf: Ptr) => rlimit::times;
     101 ptrace(request: Int, pid: Int, addr: Ptr, data: Ptr) => none;
     102 getuid() => cred::getuid;
     103 syslog(type: Int, buf: Ptr, len: Int) => none;
@@ -174,15 +174,15 @@ table! {
     137 statfs(path: Path, buf: Ptr) => stat::statfs;
     138 fstatfs(fd: Fd, buf: Ptr) => stat::fstatfs;
     139 sysfs(option: Int, arg1: Hex, arg2: Hex) => none;
-    140 getpriority(which: Int, who: Int) => none;
-    141 setpriority(which: Int, who: Int, prio: Int) => none;
-    142 sched_setparam(pid: Int, param: Ptr) => none;
-    143 sched_getparam(pid: Int, param: Ptr) => none;
-    144 sched_setscheduler(pid: Int, policy: Int, param: Ptr) => none;
-    145 sched_getscheduler(pid: Int) => none;
-    146 sched_get_priority_max(policy: Int) => none;
-    147 sched_get_priority_min(policy: Int) => none;
-    148 sched_rr_get_interval(pid: Int, tp: Ptr) => none;
+    140 getpriority(which: Int, who: Int) => sched::getpriority;
+    141 setpriority(which: Int, who: Int, prio: Int) => sched::setpriority, "remembered, the host schedules";
+    142 sched_setparam(pid: Int, param: Ptr) => sched::sched_setparam, "priorities are remembered, the host schedules";
+    143 sched_getparam(pid: Int, param: Ptr) => sched::sched_getparam;
+    144 sched_setscheduler(pid: Int, policy: Int, param: Ptr) => sched::sched_setscheduler, "policies are remembered, the host schedules";
+    145 sched_getscheduler(pid: Int) => sched::sched_getscheduler;
+    146 sched_get_priority_max(policy: Int) => sched::sched_get_priority_max;
+    147 sched_get_priority_min(policy: Int) => sched::sched_get_priority_min;
+    148 sched_rr_get_interval(pid: Int, tp: Ptr) => sched::sched_rr_get_interval;
     149 mlock(addr: Ptr, len: Size) => mm::mlock;
     150 munlock(addr: Ptr, len: Size) => mm::munlock;
     151 mlockall(flags: Hex) => mm::mlockall;
@@ -191,10 +191,10 @@ table! {
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => none;
     156 _sysctl() => none;
-    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
+    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM, PR_SET_SECCOMP, PR_SET_TSC";
     158 arch_prctl(code: Hex, addr: Ptr) => process::arch_prctl;
     159 adjtimex(buf: Ptr) => time::adjtimex, "read-only";
-    160 setrlimit(resource: Int, rlim: Ptr) => none;
+    160 setrlimit(resource: Int, rlim: Ptr) => rlimit::setrlimit;
     161 chroot(path: Path) => dirs::chroot;
     162 sync() => read_write::sync;
     163 acct(path: Path) => none;
@@ -203,9 +203,9 @@ table! {
     166 umount2(target: Path, flags: Hex) => none;
     167 swapon(path: Path, flags: Hex) => none;
     168 swapoff(path: Path) => none;
-    169 reboot(magic: Hex, magic2: Hex, op: Hex, arg: Ptr) => none;
-    170 sethostname(name: InBuf, len: Size) => none;
-    171 setdomainname(name: InBuf, len: Size) => none;
+    169 reboot(magic: Hex, magic2: Hex, op: Hex, arg: Ptr) => system::reboot;
+    170 sethostname(name: InBuf, len: Size) => system::sethostname;
+    171 setdomainname(name: InBuf, len: Size) => system::setdomainname;
     172 iopl() => none;
     173 ioperm() => none;
     174 create_module() => none;
@@ -237,8 +237,8 @@ table! {
     200 tkill(tid: Int, sig: Signal) => signal::tkill;
     201 time(tloc: Ptr) => time::time;
     202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => futex::futex, "no priority inheritance (ENOSYS)";
-    203 sched_setaffinity(pid: Int, len: Size, mask: Ptr) => none;
-    204 sched_getaffinity(pid: Int, len: Size, mask: Ptr) => none;
+    203 sched_setaffinity(pid: Int, len: Size, mask: Ptr) => sched::sched_setaffinity, "remembered, not passed on to the host";
+    204 sched_getaffinity(pid: Int, len: Size, mask: Ptr) => sched::sched_getaffinity;
     205 set_thread_area(u_info: Ptr) => none;
     206 io_setup(nr: Uint, ctxp: Ptr) => none;
     207 io_destroy() => none;
@@ -285,8 +285,8 @@ table! {
     248 add_key(type: Str, description: Str, payload: Ptr, plen: Size, keyring: Int) => none;
     249 request_key(type: Str, description: Str, callout: Str, keyring: Int) => none;
     250 keyctl(op: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
-    251 ioprio_set(which: Int, who: Int, ioprio: Hex) => none;
-    252 ioprio_get(which: Int, who: Int) => none;
+    251 ioprio_set(which: Int, who: Int, ioprio: Hex) => sched::ioprio_set, "remembered only";
+    252 ioprio_get(which: Int, who: Int) => sched::ioprio_get;
     253 inotify_init() => none;
     254 inotify_add_watch(fd: Fd, path: Path, mask: Hex) => none;
     255 inotify_rm_watch(fd: Fd, wd: Int) => none;
@@ -306,7 +306,7 @@ table! {
     269 faccessat(dirfd: AtFd, path: Path, mode: Oct) => stat::faccessat;
     270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => poll::pselect6, "no signal mask";
     271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => poll::ppoll, "no signal mask";
-    272 unshare(flags: CloneFlags) => process::unshare;
+    272 unshare(flags: CloneFlags) => process::unshare, "no namespaces";
     273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
     274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
     275 splice(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
@@ -336,23 +336,23 @@ table! {
     299 recvmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex, timeout: Timespec) => none;
     300 fanotify_init(flags: Hex, event_f_flags: Hex) => none;
     301 fanotify_mark() => none;
-    302 prlimit64(pid: Int, resource: Int, new: Ptr, old: Ptr) => none;
+    302 prlimit64(pid: Int, resource: Int, new: Ptr, old: Ptr) => rlimit::prlimit64;
     303 name_to_handle_at(dirfd: AtFd, path: Path, handle: Ptr, mount_id: Ptr, flags: AtFlags) => attr::name_to_handle_at;
     304 open_by_handle_at(mount_fd: Fd, handle: Ptr, flags: OpenFlags) => none;
     305 clock_adjtime(clockid: Clock, tx: Ptr) => time::clock_adjtime, "read-only";
     306 syncfs(fd: Fd) => read_write::syncfs;
     307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => none;
-    308 setns(fd: Fd, nstype: CloneFlags) => process::setns;
-    309 getcpu(cpu: Ptr, node: Ptr, tcache: Ptr) => none;
+    308 setns(fd: Fd, nstype: CloneFlags) => process::setns, "there are only the first namespaces";
+    309 getcpu(cpu: Ptr, node: Ptr, tcache: Ptr) => sched::getcpu;
     310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
     311 process_vm_writev(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
     312 kcmp(pid1: Int, pid2: Int, type: Int, idx1: Hex, idx2: Hex) => none;
     313 finit_module(fd: Fd, params: Str, flags: Hex) => none;
-    314 sched_setattr(pid: Int, attr: Ptr, flags: Hex) => none;
-    315 sched_getattr(pid: Int, attr: Ptr, size: Uint, flags: Hex) => none;
+    314 sched_setattr(pid: Int, attr: Ptr, flags: Hex) => sched::sched_setattr, "no deadlines; the host schedules";
+    315 sched_getattr(pid: Int, attr: Ptr, size: Uint, flags: Hex) => sched::sched_getattr;
     316 renameat2(olddirfd: AtFd, oldpath: Path, newdirfd: AtFd, newpath: Path, flags: Hex) => link_rename::renameat2;
     317 seccomp(op: Int, flags: Hex, args: Ptr) => none;
-    318 getrandom(buf: OutBuf, buflen: Size, flags: Hex) => none;
+    318 getrandom(buf: OutBuf, buflen: Size, flags: Hex) => system::getrandom;
     319 memfd_create(name: Str, flags: Hex) => fcntl::memfd_create;
     320 kexec_file_load() => none;
     321 bpf(cmd: Int, attr: Ptr, size: Uint) => none;
@@ -380,7 +380,7 @@ table! {
     432 fsmount(fd: Fd, flags: Hex, attr_flags: Hex) => none;
     433 fspick() => none;
     434 pidfd_open(pid: Int, flags: Hex) => signal::pidfd_open;
-    435 clone3(args: Ptr, size: Size) => process::clone3;
+    435 clone3(args: Ptr, size: Size) => process::clone3, "no namespaces, no cgroups";
     436 close_range(first: Uint, last: Uint, flags: Hex) => open::close_range;
     437 openat2(dirfd: AtFd, path: Path, how: Ptr, size: Size) => open::openat2;
     438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: Hex) => signal::pidfd_getfd;
