@@ -49,15 +49,7 @@ pub(crate) fn all(rsentry: Option<&Path>, platforms: &[String]) -> (Vec<Place>, 
         ("bubblewrap", "bwrap", Kind::Bubblewrap),
         ("proot", "proot", Kind::Proot),
         ("runc", "runc", Kind::Oci { runtime: "runc".into(), options: Vec::new() }),
-        (
-            "crun",
-            "crun",
-            Kind::Oci {
-                runtime: "crun".into(),
-                // It refuses a machine with both cgroup versions otherwise; no limits are set anyway.
-                options: vec!["--cgroup-manager=disabled".into()],
-            },
-        ),
+        ("crun", "crun", Kind::Oci { runtime: "crun".into(), options: Vec::new() }),
         (
             "runsc",
             "runsc",

@@ -2,7 +2,8 @@
 
 use rsentry_syscall_conformance::build;
 use rsentry_syscall_conformance::compare::{Judged, Plan, run};
-use rsentry_syscall_conformance::place::Verdict;
+use rsentry_syscall_conformance::place::{Sandbox, Verdict};
+use std::path::Path;
 
 fn failures(results: &[Judged]) -> Vec<String> {
     results
@@ -14,19 +15,29 @@ fn failures(results: &[Judged]) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn every_case_passes_natively() {
-    let home = tempfile::tempdir().unwrap();
+/// Runs every case, natively below `home` and in the sandbox if one is given.
+fn suite(home: &Path, sandbox: Option<Sandbox>) {
     let guest =
         build::static_guest("rsentry-syscall-conformance", "conformance-guest", false).unwrap();
-    let plan = Plan {
-        guest,
-        filters: Vec::new(),
-        jobs: 2,
-        sandbox: None,
-        native_dir: home.path().to_path_buf(),
-    };
-    let results = run(&plan).unwrap();
-    let failed = failures(&results);
+    let plan =
+        Plan { guest, filters: Vec::new(), jobs: 2, sandbox, native_dir: home.to_path_buf() };
+    let failed = failures(&run(&plan).unwrap());
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn every_case_passes_natively() {
+    suite(tempfile::tempdir().unwrap().path(), None);
+}
+
+#[test]
+#[ignore = "the Sentry does not boot yet"]
+fn every_case_does_the_same_in_the_sandbox() {
+    let sandbox = Sandbox {
+        rsentry: build::rsentry(false).unwrap(),
+        platform: None,
+        extra: Vec::new(),
+        dir: "/tmp".into(),
+    };
+    suite(tempfile::tempdir().unwrap().path(), Some(sandbox));
 }

@@ -40,7 +40,7 @@ fn list(fd: i32, size: usize) -> Vec<(String, u8)> {
         let mut at = 0;
         while at < n {
             let len = u16::from_ne_bytes([bytes[at + 16], bytes[at + 17]]) as usize;
-            assert!(len % 8 == 0 && len >= 24, "record length {len}");
+            assert!(len.is_multiple_of(8) && len >= 24, "record length {len}");
             let name = bytes[at + 19..at + len].split(|b| *b == 0).next().unwrap();
             all.push((String::from_utf8_lossy(name).into_owned(), bytes[at + 18]));
             at += len;

@@ -400,7 +400,7 @@ fn epoll_many_ready() {
         let n = ok!(SYS_epoll_wait, ep, &mut e, 4, 0);
         assert_eq!(n, 4);
         for x in e {
-            seen.insert({ x.data });
+            seen.insert(x.data);
         }
     }
     assert_eq!(seen.len(), 20);

@@ -232,7 +232,7 @@ fn process_vm() {
     let remote = iovec { iov_base: at as *mut c_void, iov_len: 4 };
     assert_eq!(ok!(SYS_process_vm_readv, pid, &local, 1, &remote, 1, 0), 4);
     assert_eq!(b[0], 42);
-    b[1] = 43;
+    poke(b.as_ptr() as usize + 1, 43);
     assert_eq!(ok!(SYS_process_vm_writev, pid, &local, 1, &remote, 1, 0), 4);
     assert_eq!(peek(at + 1), 43);
     err!(EINVAL: SYS_process_vm_readv, pid, &local, 1, &remote, 1, 1);

@@ -737,9 +737,7 @@ fn signal_to_thread_in_group() {
     let (r, w) = pipe(0);
     let t = std::thread::spawn(move || {
         write(w, b"x");
-        let mut b = [0u8; 1];
         let _ = sys!(SYS_pause);
-        b[0] = 1;
         ok!(SYS_gettid)
     });
     read(r, 1);

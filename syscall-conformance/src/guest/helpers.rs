@@ -377,9 +377,6 @@ pub(crate) const CAP_CHOWN: u32 = 0;
 pub(crate) const CAP_SETGID: u32 = 6;
 pub(crate) const CAP_SETUID: u32 = 7;
 pub(crate) const CAP_SYS_CHROOT: u32 = 18;
-pub(crate) const CAP_MKNOD: u32 = 27;
-pub(crate) const CAP_SYS_ADMIN: u32 = 21;
-pub(crate) const CAP_SYS_RESOURCE: u32 = 24;
 
 /// Metadata of a path, links not followed.
 #[track_caller]
