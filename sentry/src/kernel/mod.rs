@@ -75,6 +75,8 @@ pub struct Kernel {
     pub uts: Mutex<Uts>,
     /// Where memfds live.
     pub memfds: crate::fs::tmpfs::memfd::MemfdMount,
+    /// What mount(2) can mount.
+    pub fstypes: crate::vfs::fstypes::FsTypes,
     /// What opens device nodes and named pipes.
     pub special: crate::vfs::special::Special,
     /// Told the wait status of the init process when it is gone.
@@ -110,6 +112,7 @@ impl Kernel {
             strace,
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             memfds: Default::default(),
+            fstypes: Default::default(),
             special: Default::default(),
             init_exit: Mutex::new(Some(init_exit)),
         })

@@ -12,6 +12,7 @@ mod fcntl;
 mod futex;
 mod link_rename;
 pub(crate) mod mm;
+mod mount;
 mod open;
 mod pipe;
 mod poll;
@@ -27,8 +28,10 @@ mod system;
 mod table;
 mod time;
 mod timerfd;
+mod transfer;
 mod user;
 mod wait;
+mod xattr;
 
 use abi::Errno;
 

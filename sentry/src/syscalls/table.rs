@@ -8,8 +8,9 @@
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
 use super::{
-    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, link_rename, mm, open, pipe,
-    poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time, timerfd, wait,
+    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, link_rename, mm, mount, open,
+    pipe, poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time, timerfd,
+    transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -74,7 +75,7 @@ table! {
     37 alarm(seconds: Uint) => none;
     38 setitimer(which: Int, new: Ptr, old: Ptr) => none;
     39 getpid() => process::getpid;
-    40 sendfile(out_fd: Fd, in_fd: Fd, offset: Ptr, count: Size) => none;
+    40 sendfile(out_fd: Fd, in_fd: Fd, offset: Ptr, count: Size) => transfer::sendfile;
     41 socket(domain: Int, type: Hex, protocol: Int) => none;
     42 connect(fd: Fd, addr: Ptr, addrlen: Uint) => none;
     43 accept(fd: Fd, addr: Ptr, addrlen: Ptr) => none;
@@ -189,7 +190,7 @@ table! {
     152 munlockall() => mm::munlockall;
     153 vhangup() => process::vhangup;
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
-    155 pivot_root(new_root: Path, put_old: Path) => none;
+    155 pivot_root(new_root: Path, put_old: Path) => mount::pivot_root;
     156 _sysctl() => none;
     157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM, PR_SET_SECCOMP, PR_SET_TSC";
     158 arch_prctl(code: Hex, addr: Ptr) => process::arch_prctl;
@@ -199,8 +200,8 @@ table! {
     162 sync() => read_write::sync;
     163 acct(path: Path) => none;
     164 settimeofday(tv: Ptr, tz: Ptr) => time::settimeofday, "the clock cannot be set: EPERM";
-    165 mount(source: Path, target: Path, fstype: Str, flags: Hex, data: Ptr) => none;
-    166 umount2(target: Path, flags: Hex) => none;
+    165 mount(source: Path, target: Path, fstype: Str, flags: Hex, data: Ptr) => mount::mount;
+    166 umount2(target: Path, flags: Hex) => mount::umount2;
     167 swapon(path: Path, flags: Hex) => none;
     168 swapoff(path: Path) => none;
     169 reboot(magic: Hex, magic2: Hex, op: Hex, arg: Ptr) => system::reboot;
@@ -222,18 +223,18 @@ table! {
     185 security() => none;
     186 gettid() => process::gettid;
     187 readahead(fd: Fd, offset: Int, count: Size) => read_write::readahead;
-    188 setxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => none;
-    189 lsetxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => none;
-    190 fsetxattr(fd: Fd, name: Str, value: InBuf, size: Size, flags: Hex) => none;
-    191 getxattr(path: Path, name: Str, value: OutBuf, size: Size) => none;
-    192 lgetxattr(path: Path, name: Str, value: OutBuf, size: Size) => none;
-    193 fgetxattr(fd: Fd, name: Str, value: OutBuf, size: Size) => none;
-    194 listxattr(path: Path, list: OutBuf, size: Size) => none;
-    195 llistxattr(path: Path, list: OutBuf, size: Size) => none;
-    196 flistxattr(fd: Fd, list: OutBuf, size: Size) => none;
-    197 removexattr(path: Path, name: Str) => none;
-    198 lremovexattr(path: Path, name: Str) => none;
-    199 fremovexattr(fd: Fd, name: Str) => none;
+    188 setxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => xattr::setxattr;
+    189 lsetxattr(path: Path, name: Str, value: InBuf, size: Size, flags: Hex) => xattr::lsetxattr;
+    190 fsetxattr(fd: Fd, name: Str, value: InBuf, size: Size, flags: Hex) => xattr::fsetxattr;
+    191 getxattr(path: Path, name: Str, value: OutBuf, size: Size) => xattr::getxattr;
+    192 lgetxattr(path: Path, name: Str, value: OutBuf, size: Size) => xattr::lgetxattr;
+    193 fgetxattr(fd: Fd, name: Str, value: OutBuf, size: Size) => xattr::fgetxattr;
+    194 listxattr(path: Path, list: OutBuf, size: Size) => xattr::listxattr;
+    195 llistxattr(path: Path, list: OutBuf, size: Size) => xattr::llistxattr;
+    196 flistxattr(fd: Fd, list: OutBuf, size: Size) => xattr::flistxattr;
+    197 removexattr(path: Path, name: Str) => xattr::removexattr;
+    198 lremovexattr(path: Path, name: Str) => xattr::lremovexattr;
+    199 fremovexattr(fd: Fd, name: Str) => xattr::fremovexattr;
     200 tkill(tid: Int, sig: Signal) => signal::tkill;
     201 time(tloc: Ptr) => time::time;
     202 futex(uaddr: Ptr, op: FutexOp, val: Uint, timeout: Ptr, uaddr2: Ptr, val3: Hex) => futex::futex, "no priority inheritance (ENOSYS)";
@@ -309,10 +310,10 @@ table! {
     272 unshare(flags: CloneFlags) => process::unshare, "no namespaces";
     273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
     274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
-    275 splice(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
-    276 tee(fd_in: Fd, fd_out: Fd, len: Size, flags: Hex) => none;
+    275 splice(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => transfer::splice;
+    276 tee(fd_in: Fd, fd_out: Fd, len: Size, flags: Hex) => transfer::tee;
     277 sync_file_range(fd: Fd, offset: Int, nbytes: Int, flags: Hex) => read_write::sync_file_range;
-    278 vmsplice(fd: Fd, iov: Ptr, nr_segs: Size, flags: Hex) => none;
+    278 vmsplice(fd: Fd, iov: Ptr, nr_segs: Size, flags: Hex) => transfer::vmsplice;
     279 move_pages(pid: Int, count: Size, pages: Ptr, nodes: Ptr, status: Ptr, flags: Hex) => none;
     280 utimensat(dirfd: AtFd, path: Path, times: Ptr, flags: AtFlags) => attr::utimensat;
     281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait, "no signal mask";
@@ -360,7 +361,7 @@ table! {
     323 userfaultfd(flags: Hex) => none;
     324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => none;
     325 mlock2(addr: Ptr, len: Size, flags: Hex) => mm::mlock2;
-    326 copy_file_range(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => none;
+    326 copy_file_range(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => transfer::copy_file_range;
     327 preadv2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => read_write::preadv2;
     328 pwritev2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => read_write::pwritev2;
     329 pkey_mprotect(addr: Ptr, len: Size, prot: Prot, pkey: Int) => mm::pkey_mprotect;
@@ -408,10 +409,10 @@ table! {
     460 lsm_set_self_attr() => none;
     461 lsm_list_modules() => none;
     462 mseal(addr: Ptr, len: Size, flags: Hex) => none;
-    463 setxattrat() => none;
-    464 getxattrat() => none;
-    465 listxattrat() => none;
-    466 removexattrat() => none;
+    463 setxattrat() => xattr::setxattrat;
+    464 getxattrat() => xattr::getxattrat;
+    465 listxattrat() => xattr::listxattrat;
+    466 removexattrat() => xattr::removexattrat;
     467 open_tree_attr() => none;
     468 file_getattr() => none;
     469 file_setattr() => none;

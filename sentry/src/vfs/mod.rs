@@ -15,6 +15,7 @@ pub mod dentry;
 pub mod dirops;
 pub mod dpath;
 pub mod file;
+pub mod fstypes;
 pub mod inode;
 pub mod io;
 pub mod locks;
