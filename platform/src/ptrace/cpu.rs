@@ -138,7 +138,7 @@ impl Cpus {
         slot
     }
 
-    /// Forgets a pair. The calling thread may use all CPUs again.
+    /// Forgets a pair. The calling thread stays where it is.
     pub(super) fn remove(&self, slot: &Arc<Slot>) {
         if !self.can_choose() {
             return;
@@ -149,8 +149,6 @@ impl Cpus {
             // The balancer has nothing to live for.
             self.wake_locked();
         }
-        drop(slots);
-        self.unsettle();
     }
 
     /// Lets the calling thread use all CPUs again.

@@ -254,7 +254,11 @@ impl AddressSpace for Space {
     }
 }
 
-/// Forgets a guest thread of the calling host thread.
-pub(super) fn forget(stopped: &Rc<Stopped>) {
-    MINE.with_borrow_mut(|mine| mine.retain(|(_, s)| !Rc::ptr_eq(s, stopped)));
+/// Forgets a guest thread of the calling host thread. Returns whether it was the last one: around
+/// an execve there are two.
+pub(super) fn forget(stopped: &Rc<Stopped>) -> bool {
+    MINE.with_borrow_mut(|mine| {
+        mine.retain(|(_, s)| !Rc::ptr_eq(s, stopped));
+        mine.is_empty()
+    })
 }

@@ -1020,3 +1020,24 @@ fn storm_round(world: &World, next: &mut impl FnMut(u64) -> u64) {
         kickers.iter().for_each(|kicker| kicker.kick());
     });
 }
+
+#[test]
+fn the_sentrys_thread_stays_pinned_over_an_execve() {
+    let affinity = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed_list")).unwrap();
+        line.to_owned()
+    };
+    let world = World::new();
+    let free = affinity();
+    let (old, new) = (world.space(getpid_loop()), world.space(getpid_loop()));
+    let mut before = old.thread();
+    before.syscall();
+    let mut after = new.thread();
+    let pinned = affinity();
+    drop((before, old));
+    assert_eq!(affinity(), pinned);
+    after.syscall();
+    drop(after);
+    assert_eq!(affinity(), free);
+}

@@ -208,8 +208,11 @@ impl GuestThread for Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        space::forget(&self.stopped);
-        self.space.shared().cpus.remove(&self.slot);
+        let cpus = &self.space.shared().cpus;
+        cpus.remove(&self.slot);
+        if space::forget(&self.stopped) {
+            cpus.unsettle();
+        }
         self.stopped.exit();
     }
 }
