@@ -1,0 +1,252 @@
+//! Births and deaths of stubs, and what they hold.
+
+use super::*;
+
+#[test]
+fn a_killed_stub_is_noticed_everywhere() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let mut guest = space.thread();
+    guest.syscall();
+    // Blank ones have no code.
+    let has_code = |pid: &sys::Tid| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        maps.contains(&format!("\n{CODE:08x}-")) || maps.starts_with(&format!("{CODE:08x}-"))
+    };
+    let stub = children(&world).into_iter().find(has_code).unwrap();
+    sys::kill(stub, libc::SIGKILL);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while guest.thread.run(&mut guest.regs).is_ok() {
+        assert!(Instant::now() < deadline);
+    }
+    assert!(matches!(guest.thread.run(&mut guest.regs), Err(Error::StubGone)));
+    assert!(guest.thread.xstate().is_err());
+    space.space.unmap(CODE, PAGE_SIZE, None);
+    space.space.sync();
+    assert!(space.space.clone().new_thread().is_err());
+    drop((guest, space));
+    assert!(!children(&world).contains(&stub));
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let world = World::new();
+    for _ in 0..200 {
+        let space = world.space(getpid_loop());
+        let mut guest = space.thread();
+        guest.syscall();
+    }
+    // The template, two blank ones, and one that is just being made.
+    assert!(children(&world).len() <= 4);
+    let session = template(&world);
+    let World { file, platform } = world;
+    drop(platform);
+    assert_eq!(in_session(session), []);
+    assert_eq!(file.used(), 0);
+}
+
+const DOOMED: &str = "RSENTRY_TEST_DOOMED";
+
+/// Not a test by itself: the process that [`stubs_die_with_the_sentry`] kills.
+#[test]
+fn doomed_sentry() {
+    if std::env::var_os(DOOMED).is_none() {
+        return;
+    }
+    let world = World::new();
+    let space = world.space(spin());
+    let data = world.frames(&[0]);
+    space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&data), false);
+    let mut guest = space.thread();
+    guest.regs.rdi = DATA;
+    println!("session {}", template(&world));
+    let _ = guest.run();
+}
+
+#[test]
+fn stubs_die_with_the_sentry() {
+    use std::io::BufRead as _;
+    let mut sentry = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ptrace::tests::lives::doomed_sentry", "--nocapture"])
+        .env(DOOMED, "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(sentry.stdout.take().unwrap());
+    let session = output
+        .lines()
+        .find_map(|line| line.unwrap().split("session ").nth(1)?.trim().parse().ok())
+        .unwrap();
+    assert!(!in_session(session).is_empty());
+    sentry.kill().unwrap();
+    sentry.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Whoever adopts them may take its time to reap them; they must be dead.
+    let alive = |pid: &sys::Tid| {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"))
+    };
+    while in_session(session).iter().any(alive) {
+        assert!(Instant::now() < deadline, "stubs outlive their Sentry");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn stubs_hold_nothing_of_the_sentrys() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let mut guest = space.thread();
+    guest.syscall();
+    for pid in children(&world) {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        for line in maps.lines() {
+            let start = line.split('-').next().unwrap();
+            let start = u64::from_str_radix(start, 16).unwrap();
+            let known = start == CODE
+                || start == STACK
+                || start >= world.platform.user_range().1
+                || line.contains("[v");
+            assert!(known, "{line}");
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for expected in [
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            assert!(status.contains(expected), "{expected}");
+        }
+        assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 3);
+    }
+}
+
+#[test]
+fn long_runs_and_many_threads_are_balanced() {
+    let world = World::new();
+    let space = world.space(spin());
+    let data = world.file.allocate(4 * PAGE_SIZE).unwrap();
+    space.space.map(DATA, data.len(), Prot::READ_WRITE, at(&data), false);
+    std::thread::scope(|scope| {
+        for i in 0..3u64 {
+            let (space, data) = (&space, &data);
+            scope.spawn(move || {
+                let mut guest = space.thread();
+                guest.regs.rdi = DATA + i * PAGE_SIZE;
+                let kicker = guest.thread.kicker();
+                for _ in 0..3 {
+                    let kicker = kicker.clone();
+                    let kick = std::thread::spawn(move || {
+                        std::thread::sleep(Duration::from_millis(35));
+                        kicker.kick();
+                    });
+                    assert_eq!(guest.run(), Trap::Kicked);
+                    kick.join().unwrap();
+                }
+                assert!(word(data, (i * PAGE_SIZE) as usize) > 0);
+            });
+        }
+    });
+}
+
+/// Everything at once for a moment: births, deaths, kicks and syncs across threads, and stubs that
+/// are killed from outside.
+#[test]
+fn a_storm_leaves_nothing_behind() {
+    let world = World::new();
+    let session = template(&world);
+    let end = Instant::now() + Duration::from_millis(400);
+    std::thread::scope(|scope| {
+        for seed in 0..4u64 {
+            let world = &world;
+            scope.spawn(move || {
+                let mut random = seed;
+                let mut next = |n: u64| {
+                    random =
+                        random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    (random >> 33) % n
+                };
+                while Instant::now() < end {
+                    storm_round(world, &mut next);
+                }
+            });
+        }
+    });
+    // The last kill may still be under way.
+    let well = || world.platform.new_address_space().unwrap().new_thread().is_ok();
+    assert!((0..100).any(|_| well()));
+    let World { file, platform } = world;
+    drop(platform);
+    // A stub that was killed while a thread was being made is reaped a moment later.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !in_session(session).is_empty() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    assert_eq!(file.used(), 0);
+}
+
+fn storm_round(world: &World, next: &mut impl FnMut(u64) -> u64) {
+    let space = world.space(spin());
+    let data = world.file.allocate(8 * PAGE_SIZE).unwrap();
+    space.space.map(DATA, data.len(), Prot::READ_WRITE, at(&data), next(2) == 0);
+    let (threads, kill, syncs) = (1 + next(3), next(4) == 0, next(5));
+    let (kickers, ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let (space, kickers) = (&space, kickers.clone());
+            scope.spawn(move || {
+                let Ok(thread) = space.space.clone().new_thread() else { return };
+                let mut guest = Guest { thread, regs: start() };
+                guest.regs.rdi = DATA + i * PAGE_SIZE;
+                kickers.send(guest.thread.kicker()).unwrap();
+                drop(kickers);
+                loop {
+                    match guest.thread.run(&mut guest.regs) {
+                        Ok(Trap::Kicked) | Err(Error::StubGone) => break,
+                        Ok(Trap::Fault(_)) => {
+                            space.space.protect(DATA, 8 * PAGE_SIZE, Prot::READ_WRITE);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+        drop(kickers);
+        let kickers: Vec<_> = ready.iter().collect();
+        for _ in 0..syncs {
+            space.space.protect(DATA, 8 * PAGE_SIZE, Prot::READ);
+            space.space.sync();
+        }
+        if kill {
+            // Some stub, perhaps a blank one or somebody else's, but not the template.
+            let victims = children(world);
+            let victim = victims[next(victims.len() as u64) as usize];
+            if victim != template(world) {
+                sys::kill(victim, libc::SIGKILL);
+            }
+        }
+        kickers.iter().for_each(|kicker| kicker.kick());
+    });
+}
+
+#[test]
+fn the_sentrys_thread_stays_pinned_over_an_execve() {
+    let affinity = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed_list")).unwrap();
+        line.to_owned()
+    };
+    let world = World::new();
+    let free = affinity();
+    let (old, new) = (world.space(getpid_loop()), world.space(getpid_loop()));
+    let mut before = old.thread();
+    before.syscall();
+    let mut after = new.thread();
+    let pinned = affinity();
+    drop((before, old));
+    assert_eq!(affinity(), pinned);
+    after.syscall();
+    drop(after);
+    assert_eq!(affinity(), free);
+}

@@ -1,0 +1,322 @@
+//! What comes back from guest code, and that nothing else gets out.
+
+use super::*;
+
+#[test]
+fn system_calls_come_and_results_go() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let mut guest = space.thread();
+    for i in 0..100 {
+        assert_eq!(guest.syscall(), 39);
+        assert_eq!(guest.regs.rcx, guest.regs.rip);
+        guest.regs.rax = 1000 + i;
+        assert_eq!(guest.syscall(), 39);
+        assert_eq!(guest.regs.rbx, 1000 + i);
+        // The host must not take this for a call to restart.
+        guest.regs.rax = -512i64 as u64;
+    }
+    assert!(crate::arch::stub::code().len() < 4096);
+}
+
+guest_code!(
+    registers,
+    "mov r15, 15",
+    "mov rbp, 5",
+    "mov eax, 0x40000027", // an x32 number
+    "syscall",
+    "rdfsbase rdi",
+    "rdgsbase rsi",
+    "mov rax, -1",
+    "syscall",
+);
+
+#[test]
+fn registers_are_exact() {
+    let world = World::new();
+    let space = world.space(registers());
+    let mut guest = space.thread();
+    guest.regs.r14 = 0xdead_beef_dead_beef;
+    assert_eq!(guest.syscall(), 0x4000_0027);
+    assert_eq!((guest.regs.r15, guest.regs.rbp), (15, 5));
+    assert_eq!(guest.regs.r14, 0xdead_beef_dead_beef);
+    guest.regs.fs_base = 0x1234_5000;
+    guest.regs.gs_base = 0x7000_0000_0000;
+    assert_eq!(guest.syscall(), u64::MAX);
+    assert_eq!((guest.regs.rdi, guest.regs.rsi), (0x1234_5000, 0x7000_0000_0000));
+}
+
+#[test]
+fn faults_and_exceptions_are_told_apart() {
+    let world = World::new();
+    let space = world.space(misdeeds());
+    let mut guest = space.thread();
+    guest.regs.rsp = 0x9000_0000;
+    let fault = guest.fault();
+    assert_eq!((fault.addr, fault.access.write), (0x9000_0000 - 8, true));
+    assert_eq!(guest.regs.rip, CODE);
+
+    guest.regs.rip = CODE + 1;
+    assert_eq!(guest.exception(), (libc::SIGILL, 2, 6));
+    assert_eq!(guest.regs.rip, CODE + 1);
+    guest.regs.rip += 2;
+    guest.regs.rcx = 0;
+    assert_eq!(guest.exception(), (libc::SIGFPE, 1, 0));
+    guest.regs.rip += 2;
+    assert_eq!(guest.exception(), (libc::SIGTRAP, 0x80, 3));
+    assert_eq!(guest.regs.rip, CODE + 6, "a trap comes after its instruction");
+    assert_eq!(guest.exception(), (libc::SIGSEGV, 0x80, 13));
+    guest.regs.rip += 1;
+
+    // No 32-bit calls, and nothing happens on the host.
+    guest.regs.rax = 20;
+    assert_eq!(guest.exception(), (libc::SIGSEGV, 0x80, 13));
+    assert_eq!((guest.regs.rip, guest.regs.rax), (CODE + 7, 20));
+    guest.regs.rip += 2;
+    assert_eq!(guest.exception(), (libc::SIGSEGV, 0x80, 13));
+    guest.regs.rip += 2;
+
+    // A jump to nowhere, then to memory that must not be executed.
+    guest.regs.rsp = STACK + PAGE_SIZE;
+    guest.regs.rax = 0x1234_5678;
+    let fault = guest.fault();
+    assert_eq!((fault.addr, fault.access.exec, guest.regs.rip), (0x1234_5678, true, 0x1234_5678));
+    guest.regs.rip = STACK;
+    let fault = guest.fault();
+    assert_eq!((fault.addr, fault.access.exec), (STACK, true));
+    // Non-canonical.
+    guest.regs.rip = CODE;
+    guest.regs.rsp = 1 << 63;
+    assert_eq!(guest.exception().0, libc::SIGBUS);
+    // The kernel's half.
+    guest.regs.rsp = 0xffff_8000_0000_1000;
+    assert_eq!(guest.fault().addr, 0xffff_8000_0000_0ff8);
+}
+
+guest_code!(stepping, "pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop", "nop", "syscall",);
+
+#[test]
+fn single_steps_are_exceptions() {
+    let world = World::new();
+    let space = world.space(stepping());
+    let mut guest = space.thread();
+    // Linux reports TRAP_TRACE after each instruction that follows the popf.
+    assert_eq!(guest.exception(), (libc::SIGTRAP, 2, 1));
+    let here = guest.regs.rip;
+    assert_eq!(guest.exception(), (libc::SIGTRAP, 2, 1));
+    assert_eq!(guest.regs.rip, here + 1);
+    guest.regs.eflags &= !0x100;
+    guest.syscall();
+}
+
+guest_code!(
+    vsyscalls,
+    "mov rax, 0xffffffffff600400", // time
+    "mov rdi, 0x1111",
+    "call rax",
+    "mov rbx, rax",
+    "mov eax, 1",
+    "syscall",
+    "mov rax, 0xffffffffff600123",
+    "call rax",
+);
+
+#[test]
+fn the_vsyscall_page_is_the_sentrys_business() {
+    let world = World::new();
+    let space = world.space(vsyscalls());
+    let mut guest = space.thread();
+    match guest.run() {
+        Trap::Syscall => {
+            assert_eq!((guest.regs.orig_rax, guest.regs.rdi), (libc::SYS_time as u64, 0x1111));
+            guest.regs.rax = 4711;
+            assert_eq!(guest.syscall(), 1);
+            assert_eq!(guest.regs.rbx, 4711);
+        }
+        // A host without the page.
+        Trap::Fault(fault) => {
+            assert_eq!(fault.addr, 0xffff_ffff_ff60_0400);
+            return;
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(guest.run(), Trap::Fault(_) | Trap::Exception(_)));
+}
+
+guest_code!(
+    vectors,
+    "vpternlogd zmm31, zmm31, zmm31, 0xff",
+    "vpbroadcastq zmm1, rdi",
+    "kxnorq k3, k3, k3",
+    "mov eax, 1",
+    "syscall",
+    "vmovdqu64 [rsp - 64], zmm31",
+    "vmovdqu64 [rsp - 128], zmm1",
+    "kmovq r12, k3",
+    "stmxcsr [rsp - 136]",
+    "mov eax, 2",
+    "syscall",
+);
+
+#[test]
+fn extended_state_survives_and_starts_clean() {
+    let world = World::new();
+    let space = world.space(vectors());
+    let mut guest = space.thread();
+    let (size, xcr0) = world.platform.xstate_layout();
+    let fresh = guest.thread.xstate().unwrap();
+    assert_eq!(fresh.len(), size);
+    assert!(xcr0 & 7 == 7);
+    assert!(fresh[32..416].iter().all(|&b| b == 0), "registers of the Sentry's leak");
+    if !std::is_x86_feature_detected!("avx512bw") {
+        return;
+    }
+    guest.regs.rdi = 0x0123_4567_89ab_cdef;
+    assert_eq!(guest.syscall(), 1);
+    let full = guest.thread.xstate().unwrap();
+    guest.thread.set_xstate(&fresh).unwrap();
+    guest.thread.set_xstate(&full).unwrap();
+    let mut bad = full.clone();
+    bad[520] = 0xff;
+    assert!(guest.thread.set_xstate(&bad).is_err());
+    assert!(guest.thread.set_xstate(&full[..100]).is_err());
+    assert_eq!(guest.syscall(), 2);
+    assert_eq!(guest.regs.r12, u64::MAX);
+    let stack = &space.frames[1];
+    let top = 4 * PAGE_SIZE as usize;
+    assert!((top - 64..top).step_by(8).all(|i| word(stack, i) == u64::MAX));
+    assert!((top - 128..top - 64).step_by(8).all(|i| word(stack, i) == 0x0123_4567_89ab_cdef));
+    assert_eq!(word(stack, top - 136) as u32, 0x1f80);
+}
+
+#[test]
+fn a_spinning_guest_is_kicked() {
+    let world = World::new();
+    let space = world.space(spin());
+    let data = world.frames(&[0]);
+    space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&data), false);
+    let mut guest = space.thread();
+    guest.regs.rdi = DATA;
+    let kicker = guest.thread.kicker();
+    // Before the run.
+    kicker.kick();
+    kicker.kick();
+    assert_eq!(guest.run(), Trap::Kicked);
+    assert_eq!(word(&data, 0), 0);
+    // During the run.
+    for _ in 0..20 {
+        let before = word(&data, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while word(&data, 0) == before {
+                    std::thread::yield_now();
+                }
+                kicker.kick();
+            });
+            assert_eq!(guest.run(), Trap::Kicked);
+        });
+    }
+    drop(guest);
+    kicker.kick();
+}
+
+#[test]
+fn kicks_are_never_lost() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let mut guest = space.thread();
+    let kicker = guest.thread.kicker();
+    let (sent, done) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 1..=200 {
+                kicker.kick();
+                sent.store(i, Ordering::SeqCst);
+                while done.load(Ordering::SeqCst) < i {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for i in 1..=200 {
+            while sent.load(Ordering::SeqCst) < i {
+                let _ = guest.run();
+            }
+            // It was reported already, or it is reported now.
+            let mut runs = 0;
+            while kicked_is_pending(&mut guest) && runs < 2 {
+                runs += 1;
+            }
+            done.store(i, Ordering::SeqCst);
+        }
+    });
+    assert_eq!(guest.run(), Trap::Syscall);
+
+    fn kicked_is_pending(guest: &mut Guest) -> bool {
+        guest.run() == Trap::Kicked
+    }
+}
+
+#[test]
+fn the_stubs_code_is_no_way_out() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let data = world.frames(&[0]);
+    space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&data), false);
+    let mut guest = space.thread();
+    guest.syscall();
+    let base = world.platform.user_range().1;
+    let code = crate::arch::stub::code().len() as u64;
+    let exit_group = Registers {
+        rax: libc::SYS_exit_group as u64,
+        // As if it had commands of its own to execute.
+        rbx: DATA,
+        rbp: DATA + 64,
+        ..start()
+    };
+    let mut command = [0u8; 64];
+    command[0] = libc::SYS_exit_group as u8;
+    write(&data, 0, &command);
+    for rip in (base..base + code).chain([base + PAGE_SIZE, base + 2 * PAGE_SIZE]) {
+        guest.regs = Registers { rip, ..exit_group };
+        // Whatever it does, it comes back and lives.
+        for _ in 0..3 {
+            guest.thread.run(&mut guest.regs).unwrap();
+        }
+    }
+    // Nor can the pages be written.
+    let space = world.space(misdeeds());
+    let mut guest = space.thread();
+    for page in 0..16 {
+        guest.regs = Registers { rsp: base + page * PAGE_SIZE + 64, ..start() };
+        assert!(guest.fault().access.write, "a push to stub page {page}");
+    }
+}
+
+guest_code!(
+    suicidal,
+    "mov edi, 7",
+    "mov eax, 231", // exit_group
+    "syscall",
+    "mov rbx, rax",
+    "mov eax, 62", // kill(0, SIGKILL)
+    "xor edi, edi",
+    "mov esi, 9",
+    "syscall",
+    "jmp 2f",
+    "2: mov eax, 1",
+    "syscall",
+);
+
+#[test]
+fn commands_between_call_and_return_do_not_let_the_call_through() {
+    let world = World::new();
+    let space = world.space(suicidal());
+    let mut guest = space.thread();
+    let data = world.frames(&[0]);
+    for nr in [231, 62, 1] {
+        assert_eq!(guest.syscall(), nr);
+        space.space.map(DATA, PAGE_SIZE, Prot::READ, at(&data), false);
+        space.space.sync();
+        space.space.unmap(DATA, PAGE_SIZE, None);
+    }
+}
