@@ -150,7 +150,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { max_connections: 8, max_nodes: 262_144, foreign_ids: None }
+        Config { max_connections: 8, max_nodes: 131_072, foreign_ids: None }
     }
 }
 

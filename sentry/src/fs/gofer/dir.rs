@@ -143,7 +143,7 @@ impl GoferInode {
             return self.fs.client.walk(&handle, names, None);
         }
         for place in self.places() {
-            let above = place.dir.known_handle()?;
+            let above = place.dir.handle()?;
             let mut all: Vec<&[u8]> = vec![&place.name];
             all.extend_from_slice(names);
             let mut walked = self.fs.client.walk(&above, &all, None)?;
@@ -161,7 +161,7 @@ impl GoferInode {
             return self.fs.client.read_dir(&handle, 0, true);
         }
         for place in self.places() {
-            let above = place.dir.known_handle()?;
+            let above = place.dir.handle()?;
             let at = At { dir: &above, name: &place.name };
             let (node, listing) = self.fs.client.list_child(at, true)?;
             if node.attr.identity() == self.host_key() {

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
-use gofer::client::{At, Handle, stat_file};
-use gofer::wire::request::{Changes, Owner};
+use gofer::client::{Handle, stat_file};
+use gofer::wire::request::Changes;
 use gofer::wire::types::{Attr as HostAttr, FileKind, OpenFlags as HostOpen};
 use parking_lot::Mutex;
 
 use super::dir::{Content, OpenDir};
 use super::file::OpenFile;
 use super::{FRESH_NS, GoferFs, convert};
-use crate::kernel::time::{file_time, monotonic_ns};
+use crate::kernel::time::monotonic_ns;
 use crate::mm::{HostFile, MappingRegistry};
 use crate::vfs::{
     Attr, DentryPolicy, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, NewNode,
@@ -31,10 +31,11 @@ pub(super) struct GoferInode {
     kind: FileKind,
     host_key: (u64, u64),
     ino: u64,
-    /// `None` while all that is known comes from a directory listing.
-    handle: Mutex<Option<Arc<Handle>>>,
-    attr: Mutex<Known>,
-    places: Mutex<Vec<Place>>,
+    /// `None` while all that is known comes from a directory listing, and after
+    /// [`GoferFs::shed`].
+    pub(super) handle: Mutex<Option<Arc<Handle>>>,
+    pub(super) attr: Mutex<Known>,
+    pub(super) places: Mutex<Vec<Place>>,
     target: OnceLock<Box<[u8]>>,
     files: Mutex<Files>,
     /// Whether it may have been written through a descriptor since `attr` was fetched.
@@ -45,9 +46,9 @@ pub(super) struct GoferInode {
 }
 
 /// Attributes and when they were fetched (`CLOCK_MONOTONIC`; 0: to be fetched again).
-struct Known {
-    attr: HostAttr,
-    at: u64,
+pub(super) struct Known {
+    pub(super) attr: HostAttr,
+    pub(super) at: u64,
 }
 
 /// A name of the file.
@@ -77,15 +78,10 @@ impl GoferInode {
         let old = fs.inodes.lock().get(&key).and_then(Weak::upgrade);
         // A hostile gofer may change a file's type; then it is another file.
         let old = old.filter(|i| i.kind == attr.kind());
-        let inode = match old {
-            Some(old) => {
-                if let Some(handle) = handle {
-                    old.take_handle(handle);
-                }
-                old
-            }
-            None => GoferInode::insert(fs, attr, handle),
-        };
+        let inode = old.unwrap_or_else(|| GoferInode::insert(fs, attr));
+        if let Some(handle) = handle {
+            inode.take_handle(handle);
+        }
         if let Some(place) = place {
             inode.add_place(place);
         }
@@ -93,7 +89,7 @@ impl GoferInode {
     }
 
     /// Makes an inode, unless another thread just did.
-    fn insert(fs: &Arc<GoferFs>, attr: HostAttr, handle: Option<Handle>) -> Arc<GoferInode> {
+    fn insert(fs: &Arc<GoferFs>, attr: HostAttr) -> Arc<GoferInode> {
         let key = attr.identity();
         let new = Arc::new_cyclic(|me| GoferInode {
             fs: fs.clone(),
@@ -101,7 +97,7 @@ impl GoferInode {
             kind: attr.kind(),
             host_key: key,
             ino: fs.guest_ino(key.0, key.1),
-            handle: Mutex::new(handle.map(Arc::new)),
+            handle: Mutex::new(None),
             attr: Mutex::new(Known { attr, at: monotonic_ns().max(1) }),
             places: Mutex::default(),
             target: OnceLock::new(),
@@ -141,7 +137,7 @@ impl GoferInode {
         self.kind
     }
 
-    fn add_place(&self, place: Place) {
+    pub(super) fn add_place(&self, place: Place) {
         place.dir.note_child(&place.name, &self.me);
         let mut places = self.places.lock();
         let same = |p: &Place| Arc::ptr_eq(&p.dir, &place.dir) && p.name == place.name;
@@ -152,7 +148,7 @@ impl GoferInode {
         places.push(place);
     }
 
-    fn remove_place(&self, dir: &GoferInode, name: &[u8]) {
+    pub(super) fn remove_place(&self, dir: &GoferInode, name: &[u8]) {
         dir.forget_child(name, Some(self));
         let mut gone = Vec::new();
         let mut places = self.places.lock();
@@ -176,64 +172,9 @@ impl GoferInode {
         self.places.lock().first().map(|p| p.dir.clone())
     }
 
-    /// The node in the gofer; fetched now if the inode comes from a listing. `ESTALE` if the file
-    /// is no longer where it was.
-    pub(super) fn handle(&self) -> Result<Arc<Handle>, Errno> {
-        if let Some(handle) = self.handle.lock().clone() {
-            return Ok(handle);
-        }
-        for place in self.places() {
-            let dir = place.dir.known_handle()?;
-            let mut walked = self.fs.client.walk(&dir, &[&place.name], None)?;
-            let Some(node) = walked.found.pop() else { continue };
-            if node.attr.identity() == self.host_key {
-                if let Some(target) = walked.link {
-                    self.set_target(target);
-                }
-                return Ok(self.take_handle(node.handle));
-            }
-        }
-        Err(Errno::ESTALE)
-    }
-
-    /// The node, if it is known without asking.
-    pub(super) fn handle_if_known(&self) -> Option<Arc<Handle>> {
-        self.handle.lock().clone()
-    }
-
-    /// The node of a directory that something was found in: it has one.
-    pub(super) fn known_handle(&self) -> Result<Arc<Handle>, Errno> {
-        self.handle.lock().clone().ok_or(Errno::ESTALE)
-    }
-
     /// Notes the text of a symbolic link.
     pub(super) fn set_target(&self, target: Box<[u8]>) {
         let _ = self.target.set(target);
-    }
-
-    pub(super) fn take_handle(&self, handle: Handle) -> Arc<Handle> {
-        self.handle.lock().get_or_insert_with(|| Arc::new(handle)).clone()
-    }
-
-    /// Runs `f` with the places at which the gofer may find the file, until one is right.
-    pub(super) fn at_places<T>(
-        &self,
-        mut f: impl FnMut(&Handle, Option<At<'_>>) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
-        let handle = self.handle()?;
-        let places = self.places();
-        if places.is_empty() {
-            return f(&handle, None);
-        }
-        let mut result = Err(Errno::ESTALE);
-        for place in places {
-            let dir = place.dir.known_handle()?;
-            result = f(&handle, Some(At { dir: &dir, name: &place.name }));
-            if !matches!(result, Err(Errno::ESTALE | Errno::ENOENT)) {
-                break;
-            }
-        }
-        result
     }
 
     /// Stores attributes that just came from the host.
@@ -318,7 +259,7 @@ impl GoferInode {
         Ok(self.keep_writable(fd))
     }
 
-    fn keep_writable(&self, fd: OwnedFd) -> Arc<HostFile> {
+    pub(super) fn keep_writable(&self, fd: OwnedFd) -> Arc<HostFile> {
         let file = HostFile::new(Arc::new(fd), true);
         self.files.lock().write = Some(file.clone());
         self.forget_in_listings();
@@ -338,7 +279,7 @@ impl GoferInode {
         }
         // Known from a listing only: look it up and open it in one round trip.
         for place in self.places() {
-            let dir = place.dir.known_handle()?;
+            let dir = place.dir.handle()?;
             let mut walked = self.fs.client.walk(&dir, &[&place.name], Some(flags))?;
             let Some(node) = walked.found.pop() else { continue };
             if node.attr.identity() != self.host_key {
@@ -380,51 +321,13 @@ impl GoferInode {
         let file = self.files.lock().write.clone();
         file.map_or(Ok(()), |file| super::file::sync(&file, false))
     }
-
-    /// Makes an inode for something that was created here.
-    fn adopt(&self, name: &[u8], node: gofer::client::Node) -> Result<Arc<GoferInode>, Errno> {
-        let dir = self.me.upgrade().ok_or(Errno::EIO)?;
-        self.names_changed();
-        let place = Place { dir, name: name.into() };
-        Ok(GoferInode::find(&self.fs, node.attr, Some(node.handle), Some(place)))
-    }
-
-    /// A name in this directory appeared or went.
-    fn names_changed(&self) {
-        self.forget_listing();
-        self.changed();
-    }
-
-    /// A name of `victim` here is gone.
-    fn lost_name(&self, name: &[u8], victim: &Arc<dyn Inode>) {
-        self.forget_name(name);
-        self.changed();
-        if let Some(victim) = victim.as_any().downcast_ref::<GoferInode>() {
-            victim.lost_place(self, name);
-        }
-    }
-
-    fn lost_place(&self, dir: &GoferInode, name: &[u8]) {
-        self.forget_in_listings();
-        self.remove_place(dir, name);
-        let lazy = self.handle.lock().is_none();
-        let mut known = self.attr.lock();
-        if lazy {
-            // There is nothing left to ask the gofer with; what is known is still right but for
-            // this.
-            let mut raw = *known.attr;
-            raw.nlink = raw.nlink.saturating_sub(1);
-            let now = file_time();
-            (raw.ctime.sec, raw.ctime.nsec) = (now.sec, now.nsec);
-            known.attr = HostAttr::new(raw).unwrap_or(known.attr);
-        } else {
-            known.at = 0;
-        }
-    }
 }
 
 impl Drop for GoferInode {
     fn drop(&mut self) {
+        if self.handle.get_mut().is_some() {
+            self.fs.handles.fetch_sub(1, Ordering::Relaxed);
+        }
         {
             let mut table = self.fs.inodes.lock();
             if table.get(&self.host_key).is_some_and(|w| w.strong_count() == 0) {
@@ -512,50 +415,19 @@ impl Inode for GoferInode {
     }
 
     fn create(&self, name: &[u8], new: &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno> {
-        let dir = self.handle()?;
-        let at = At { dir: &dir, name };
-        let owner = Owner { uid: Some(new.uid), gid: Some(new.gid) };
-        // An EPERM for the owner's sake: try as the gofer's own user.
-        let made = match self.create_at(at, new, owner) {
-            Err(Errno::EPERM) => self.create_at(at, new, Owner::default()),
-            other => other,
-        };
-        let (node, fd) = made.inspect_err(|_| self.names_changed())?;
-        let inode = self.adopt(name, node)?;
-        if let Some(fd) = fd {
-            inode.keep_writable(fd);
-        }
-        Ok(inode)
+        self.create_child(name, new).map(|i| i as Arc<dyn Inode>)
     }
 
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<(), Errno> {
-        let target = target.as_any().downcast_ref::<GoferInode>().ok_or(Errno::EXDEV)?;
-        let dir = self.handle()?;
-        let new = At { dir: &dir, name };
-        let result = target.at_places(|handle, from| {
-            let from = from.ok_or(Errno::ENOENT)?;
-            self.fs.client.link(handle, from, new)
-        });
-        self.names_changed();
-        let attr = result?;
-        target.forget_in_listings();
-        target.learn(attr);
-        target.add_place(Place { dir: self.me.upgrade().ok_or(Errno::EIO)?, name: name.into() });
-        Ok(())
+        self.link_child(name, target.as_any().downcast_ref().ok_or(Errno::EXDEV)?)
     }
 
     fn unlink(&self, name: &[u8], victim: &Arc<dyn Inode>) -> Result<(), Errno> {
-        let dir = self.handle()?;
-        self.fs.client.unlink(At { dir: &dir, name }, false)?;
-        self.lost_name(name, victim);
-        Ok(())
+        self.remove_child(name, victim, false)
     }
 
     fn rmdir(&self, name: &[u8], victim: &Arc<dyn Inode>) -> Result<(), Errno> {
-        let dir = self.handle()?;
-        self.fs.client.unlink(At { dir: &dir, name }, true)?;
-        self.lost_name(name, victim);
-        Ok(())
+        self.remove_child(name, victim, true)
     }
 
     fn rename(
@@ -565,7 +437,8 @@ impl Inode for GoferInode {
         new_name: &[u8],
         exchange: bool,
     ) -> Result<(), Errno> {
-        self.rename_to(name, new_dir, new_name, exchange)
+        let new_dir = new_dir.as_any().downcast_ref().ok_or(Errno::EXDEV)?;
+        self.rename_child(name, new_dir, new_name, exchange)
     }
 
     fn readlink(&self) -> Result<Vec<u8>, Errno> {
@@ -631,75 +504,6 @@ impl Inode for GoferInode {
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-impl GoferInode {
-    /// One attempt of [`Inode::create`].
-    fn create_at(
-        &self,
-        at: At<'_>,
-        new: &NewNode<'_>,
-        owner: Owner,
-    ) -> Result<(gofer::client::Node, Option<OwnedFd>), Errno> {
-        use crate::vfs::NodeKind;
-        let c = &self.fs.client;
-        Ok(match new.kind {
-            NodeKind::Regular => {
-                let flags = HostOpen::READ | HostOpen::WRITE;
-                let (node, fd) = c.create(at, new.mode, flags, owner)?;
-                (node, Some(fd))
-            }
-            NodeKind::Directory => (c.mkdir(at, new.mode, owner)?, None),
-            NodeKind::Symlink(text) => (c.symlink(at, text, owner)?, None),
-            NodeKind::Fifo => (c.mknod(at, libc::S_IFIFO | new.mode, owner)?, None),
-            NodeKind::Socket => (c.mknod(at, libc::S_IFSOCK | new.mode, owner)?, None),
-            NodeKind::CharDevice(_) | NodeKind::BlockDevice(_) => return Err(Errno::EPERM),
-        })
-    }
-
-    fn rename_to(
-        &self,
-        name: &[u8],
-        new_dir: &Arc<dyn Inode>,
-        new_name: &[u8],
-        exchange: bool,
-    ) -> Result<(), Errno> {
-        use gofer::wire::types::RenameFlags;
-        let new_dir = new_dir.as_any().downcast_ref::<GoferInode>().ok_or(Errno::EXDEV)?;
-        let (from, to) = (self.handle()?, new_dir.handle()?);
-        let moved = self.child_in_use(name);
-        let other = new_dir.child_in_use(new_name);
-        let flags = if exchange { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
-        let from_at = At { dir: &from, name };
-        let to_at = At { dir: &to, name: new_name };
-        let result = self.fs.client.rename(from_at, to_at, flags);
-        self.names_changed();
-        new_dir.names_changed();
-        result?;
-        let here = Place { dir: self.me.upgrade().ok_or(Errno::EIO)?, name: name.into() };
-        let there = Place { dir: new_dir.me.upgrade().ok_or(Errno::EIO)?, name: new_name.into() };
-        let same = match (&moved, &other) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        };
-        // Two names of one file: Linux leaves both.
-        if same {
-            return Ok(());
-        }
-        if let Some(other) = other {
-            other.lost_place(new_dir, new_name);
-            if exchange {
-                other.attr.lock().at = 0;
-                other.add_place(here);
-            }
-        }
-        if let Some(moved) = moved {
-            moved.remove_place(self, name);
-            moved.add_place(there);
-            moved.attr.lock().at = 0;
-        }
-        Ok(())
     }
 }
 

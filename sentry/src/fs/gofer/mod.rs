@@ -24,9 +24,12 @@ mod dir;
 mod file;
 mod inode;
 mod listing;
+mod names;
+mod node;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -56,6 +59,9 @@ pub struct GoferFs {
     /// index of their device here.
     devices: Mutex<Vec<u64>>,
     root: Mutex<Option<Arc<GoferInode>>>,
+    /// Nodes in the gofer that inodes hold, and how many of them are fine.
+    handles: AtomicUsize,
+    max_handles: usize,
     /// All inodes in use, by host device and inode number.
     inodes: Mutex<HashMap<(u64, u64), Weak<GoferInode>>>,
     /// Inodes with descriptors that are kept, oldest first.
@@ -74,19 +80,29 @@ struct Listed {
 /// those of [`Client::connect`].
 pub fn connect(socket: OwnedFd) -> Result<Vec<Arc<GoferFs>>, Errno> {
     let (client, exports) = Client::connect(socket)?;
-    Ok(exports.into_iter().map(|e| GoferFs::new(client.clone(), e)).collect())
+    // Half of what the gofer allows is for nodes on their way to an inode.
+    let share = client.max_nodes() / (2 * exports.len().max(1) as u64);
+    let make = |e| GoferFs::with_limit(client.clone(), e, share as usize);
+    Ok(exports.into_iter().map(make).collect())
 }
 
 impl GoferFs {
     /// The file system of an export, as `Client::connect` returned it. Its root is
     /// [`GoferFs::root`], a regular file if the export is one.
     pub fn new(client: Client, export: Export) -> Arc<GoferFs> {
+        let max_handles = client.max_nodes() as usize / 2;
+        GoferFs::with_limit(client, export, max_handles)
+    }
+
+    fn with_limit(client: Client, export: Export, max_handles: usize) -> Arc<GoferFs> {
         let fs = Arc::new(GoferFs {
             client,
             flags: export.flags,
             dev: new_device(),
             devices: Mutex::new(vec![export.root.attr.dev]),
             root: Mutex::new(None),
+            handles: AtomicUsize::new(0),
+            max_handles,
             inodes: Mutex::default(),
             open: Mutex::default(),
             listed: Mutex::default(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use gofer::client::Client;
@@ -277,4 +278,31 @@ fn a_dead_gofer_gives_eio() {
     // What is open stays readable.
     let mut buf = [0; 8];
     assert_eq!(f.read(&mut IoDst::kernel(&mut buf), 0), Ok(1));
+}
+
+#[test]
+fn nodes_are_given_up_and_found_again() {
+    for flags in BOTH {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tmp.path().join("a/b/c")).unwrap();
+        fs::write(tmp.path().join("a/b/c/f"), "x").unwrap();
+        std::os::unix::fs::symlink("f", tmp.path().join("a/b/c/l")).unwrap();
+        let m = mount(tmp.path(), flags);
+        let held = (inode(&m, "a/b/c"), inode(&m, "a/b/c/f"), inode(&m, "a/b/c/l"));
+        assert_eq!(m.handles.load(Ordering::Relaxed), 6);
+        m.shed();
+        assert_eq!(m.handles.load(Ordering::Relaxed), 1);
+        let f = OpenFile::open(held.1.clone(), OpenFlags::RDWR).unwrap();
+        assert_eq!(f.write(&mut IoSrc::kernel(b"yz"), 0), Ok(2));
+        m.shed();
+        assert_eq!(held.2.readlink().unwrap(), b"f");
+        assert_eq!(list(&m, "a/b/c"), [".", "..", "f", "l"]);
+        m.shed();
+        let dir = m.root().unwrap().lookup(b"a", b"").unwrap();
+        m.shed();
+        dir.create(b"new", &new_node(NodeKind::Directory, 0o755)).unwrap();
+        m.shed();
+        fs::rename(tmp.path().join("a"), tmp.path().join("z")).unwrap();
+        assert_eq!(held.0.handle().err(), Some(Errno::ESTALE));
+    }
 }
