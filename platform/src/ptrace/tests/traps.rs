@@ -320,3 +320,108 @@ fn commands_between_call_and_return_do_not_let_the_call_through() {
         space.space.unmap(DATA, PAGE_SIZE, None);
     }
 }
+
+guest_code!(
+    downgrade,
+    "push 0x23",
+    "lea rax, [rip + 3f]",
+    "push rax",
+    "retfq",
+    ".code32",
+    "3: mov eax, 20", // getpid of 32-bit Linux
+    "int 0x80",
+    "nop",
+    "sysenter",
+    "nop",
+    "mov eax, 20",
+    "syscall",
+    ".code64",
+);
+
+#[test]
+fn there_are_no_32_bit_calls() {
+    let world = World::new();
+    let space = world.space(downgrade());
+    let mut guest = space.thread();
+    assert_eq!(guest.exception(), (libc::SIGSEGV, 0x80, 13), "int 0x80");
+    assert_eq!((guest.regs.cs, guest.regs.rax), (0x23, 20));
+    // sysenter is undefined on AMD, and a call on Intel; either way it is an exception here.
+    let (signal, _, _) = guest.exception();
+    assert!(signal == libc::SIGSEGV || signal == libc::SIGILL, "sysenter: {signal}");
+    // Back to 64 bits, as for a signal handler.
+    guest.regs = start();
+    assert_eq!(guest.exception().0, libc::SIGSEGV);
+}
+
+/// Runs what no compiler makes: it always comes back, and never as an error.
+#[test]
+fn random_code_always_comes_back() {
+    const SPICES: &[&[u8]] = &[
+        &[0x0f, 0x05],                   // syscall
+        &[0xcd, 0x80],                   // int 0x80
+        &[0x0f, 0x34],                   // sysenter
+        &[0xf1],                         // int1
+        &[0xcc],                         // int3
+        &[0x48, 0xcf],                   // iretq
+        &[0x48, 0xcb],                   // retfq
+        &[0x48, 0xff, 0x2c, 0x24],       // ljmp [rsp]
+        &[0x9d],                         // popfq
+        &[0x8e, 0xd0],                   // mov ss, eax
+        &[0x8e, 0xe0],                   // mov fs, eax
+        &[0xf3, 0x48, 0x0f, 0xae, 0xd0], // wrfsbase rax
+        &[0xf3, 0x48, 0x0f, 0xae, 0xd8], // wrgsbase rax
+        &[0xf3, 0xa4],                   // rep movsb
+        &[0x0f, 0x0b],                   // ud2
+        &[0xff, 0xe0],                   // jmp rax
+    ];
+    let world = World::new();
+    let space = world.space(&[0; 8192]);
+    let code = &space.frames[0];
+    let mut guest = space.thread();
+    let stub = world.platform.user_range().1;
+    let mut random = 0x1234_5678_9abc_def1u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let (done, kicker) = (AtomicU32::new(0), guest.thread.kicker());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while done.load(Ordering::Relaxed) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+                kicker.kick();
+            }
+        });
+        let end = Instant::now() + Duration::from_millis(300);
+        let mut traps = 0;
+        while Instant::now() < end {
+            let mut bytes: Vec<u8> = (0..256).flat_map(|_| next().to_le_bytes()).collect();
+            for _ in 0..80 {
+                let spice = SPICES[next() as usize % SPICES.len()];
+                let at = next() as usize % (bytes.len() - 8);
+                bytes[at..at + spice.len()].copy_from_slice(spice);
+            }
+            write(code, 0, &bytes);
+            for _ in 0..30 {
+                let interesting =
+                    [CODE, STACK + 64, stub, stub + 4096, 0x23, 0xffff_ffff_ff60_0000, next()];
+                let mut any = || interesting[next() as usize % interesting.len()];
+                let (rax, rbx, rcx, rdi, rsi) = (any(), any(), any(), any(), any());
+                guest.regs = Registers {
+                    rip: CODE + next() % 2048,
+                    rsp: STACK + 4096 + next() % 4096,
+                    eflags: 0x202 | (next() & 0x100),
+                    ..Registers { rax, rbx, rcx, rdi, rsi, ..start() }
+                };
+                for _ in 0..4 {
+                    guest.thread.run(&mut guest.regs).expect("the stub lives");
+                    traps += 1;
+                }
+            }
+        }
+        done.store(1, Ordering::Relaxed);
+        assert!(traps > 500, "only {traps} traps");
+    });
+}
