@@ -68,7 +68,8 @@ impl Hasher for NameHasher {
         }
     }
     fn write_u64(&mut self, word: u64) {
-        let wide = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        const MULTIPLE: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let wide = u128::from(self.0 ^ word).wrapping_mul(MULTIPLE);
         self.0 = (wide >> 64) as u64 ^ wide as u64;
     }
     fn write_usize(&mut self, n: usize) {
