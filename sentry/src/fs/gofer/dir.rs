@@ -177,6 +177,7 @@ impl GoferInode {
         let attr = found.node.attr;
         let child = self.make_child(name, Some(found.node.handle), attr);
         child.learn(attr);
+        child.note_found();
         if let Some(link) = found.link {
             child.set_target(link);
         }

@@ -140,7 +140,14 @@ impl OpenFile {
         inode: Arc<GoferInode>,
         flags: OpenFlags,
     ) -> Result<Box<dyn FileOps>, Errno> {
-        let file = if flags.writable() { inode.open_write()? } else { inode.open_read()? };
+        let file = if !flags.writable() {
+            inode.open_read()?
+        } else {
+            match inode.open_write() {
+                Err(Errno::EACCES) if !flags.readable() => inode.open_write_only()?,
+                other => other?,
+            }
+        };
         let sync = if flags.contains(OpenFlags::SYNC) {
             libc::RWF_SYNC
         } else if flags.contains(OpenFlags::DSYNC) {

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
@@ -36,6 +36,8 @@ pub(super) struct GoferInode {
     pub(super) handle: Mutex<Option<Arc<Handle>>>,
     pub(super) attr: Mutex<Known>,
     pub(super) places: Mutex<Vec<Place>>,
+    /// When the gofer last found it under a name (`CLOCK_MONOTONIC`).
+    found: AtomicU64,
     target: OnceLock<Box<[u8]>>,
     files: Mutex<Files>,
     /// Whether it may have been written through a descriptor since `attr` was fetched.
@@ -100,6 +102,7 @@ impl GoferInode {
             handle: Mutex::new(None),
             attr: Mutex::new(Known { attr, at: monotonic_ns().max(1) }),
             places: Mutex::default(),
+            found: AtomicU64::new(0),
             target: OnceLock::new(),
             files: Mutex::default(),
             written: AtomicBool::new(false),
@@ -175,6 +178,17 @@ impl GoferInode {
     /// Notes the text of a symbolic link.
     pub(super) fn set_target(&self, target: Box<[u8]>) {
         let _ = self.target.set(target);
+    }
+
+    /// Notes that a lookup just led here.
+    pub(super) fn note_found(&self) {
+        self.found.store(monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether it is known as `name` in `dir`.
+    fn is_at(&self, dir: &GoferInode, name: &[u8]) -> bool {
+        let here = |p: &Place| std::ptr::eq(Arc::as_ptr(&p.dir), dir) && *p.name == *name;
+        self.places.lock().iter().any(here)
     }
 
     /// Stores attributes that just came from the host.
@@ -290,6 +304,12 @@ impl GoferInode {
             return walked.file.ok_or(walked.error.unwrap_or(Errno::EIO));
         }
         Err(Errno::ESTALE)
+    }
+
+    /// The host file for writing only, for a file that the gofer may not read. Not kept.
+    pub(super) fn open_write_only(&self) -> Result<Arc<HostFile>, Errno> {
+        let fd = self.open_host(HostOpen::WRITE)?;
+        Ok(HostFile::new(Arc::new(fd), true))
     }
 
     /// Closes kept descriptors that nobody uses.
@@ -411,6 +431,10 @@ impl Inode for GoferInode {
 
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
         let Some(child) = child.as_any().downcast_ref::<GoferInode>() else { return false };
+        let age = monotonic_ns().saturating_sub(child.found.load(Ordering::Relaxed));
+        if age < FRESH_NS && child.is_at(self, name) {
+            return true;
+        }
         self.find_child(name, b"").is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child))
     }
 

@@ -7,8 +7,9 @@
 //! *Exclusive* exports (nobody else changes the tree) are cached without limit of time: the VFS
 //! keeps dentries, positive and negative; inodes keep attributes and link targets; directories keep
 //! their listing with attributes, from which later lookups are answered without a round trip.
-//! *Shared* exports ask again at each use; what one round trip of a path walk brought may be used
-//! for [`FRESH_NS`], which is about one system call.
+//! *Shared* exports ask again at each use; but what one round trip brought, names and attributes,
+//! may be used for [`FRESH_NS`], so that a few system calls in a row on the same path don't ask for
+//! each of its directories again.
 //!
 //! Host descriptors of regular files stay open for the next open of the same inode, up to
 //! [`MAX_OPEN`] of them.
