@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 
 use super::{Args, SysResult, user};
+use crate::kernel::signal::SigInfo;
 use crate::kernel::{Caps, Credentials, Current};
 use crate::vfs::attr::{SetAttr, SetTime};
 use crate::vfs::{
@@ -239,7 +240,8 @@ pub fn utime(cur: &mut Current, args: &Args) -> SysResult {
 
 /// The error for a file that would get larger than `RLIMIT_FSIZE`, with its signal.
 pub(super) fn size_exceeded(cur: &Current) -> Errno {
-    let _ = cur;
+    // A signal of the kernel's that is pending already is not queued twice.
+    let _ = cur.task.send_signal(SigInfo::kernel(libc::SIGXFSZ));
     Errno::EFBIG
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 
 use super::{Args, SysResult, user};
+use crate::kernel::signal::SigInfo;
 use crate::kernel::{Current, Events};
 use crate::vfs::attr::SetAttr;
 use crate::vfs::{FileDescription, FileType, IoDst, IoSrc, OpenFlags, dirops};
@@ -97,10 +98,16 @@ pub(super) fn write_file(
         if at != At::Position {
             return Err(Errno::ESPIPE);
         }
-        if nowait {
-            return ops.write(src, 0);
+        let result = if nowait {
+            ops.write(src, 0)
+        } else {
+            cur.block_write(file, src, |src| ops.write(src, 0))
+        };
+        if matches!(result, Err(Errno::EPIPE)) {
+            // One that is pending already is not queued twice.
+            let _ = cur.task.send_signal(SigInfo::kernel(libc::SIGPIPE));
         }
-        return cur.block_write(file, src, |src| ops.write(src, 0));
+        return result;
     }
     let append = append || file.flags().contains(OpenFlags::APPEND);
     match at {
