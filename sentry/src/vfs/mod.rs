@@ -40,3 +40,6 @@ pub use perm::Access;
 pub const NAME_MAX: usize = 255;
 /// Longest path that a system call takes, with the terminating NUL.
 pub const PATH_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use parking_lot::{Mutex, RwLock};
 use super::Overlay;
 use super::dir::OpenDir;
 use crate::vfs::{
-    Attr, DentryPolicy, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, NewNode,
-    OpenArgs, OpenFlags, SetAttr,
+    Attr, DentryPolicy, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc,
+    NewNode, OpenArgs, OpenFlags, SetAttr,
 };
 
 /// A file of an overlay.
@@ -221,6 +221,10 @@ impl Inode for OverlayInode {
 
     fn write_at(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
         self.copy_up(None)?.write_at(src, offset)
+    }
+
+    fn list(self: Arc<Self>, sink: &mut DirSink<'_>) -> Result<(), Errno> {
+        OpenDir::new(self).read_dir(&mut 0, sink)
     }
 
     fn as_any(&self) -> &dyn Any {
