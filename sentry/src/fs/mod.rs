@@ -2,10 +2,14 @@
 
 pub mod anon;
 pub mod epoll;
+pub mod dev;
 pub mod eventfd;
 pub mod gofer;
+pub mod host;
 pub mod overlay;
 pub mod pipe;
+pub mod proc;
 pub mod pseudo;
+pub mod sys;
 pub mod timerfd;
 pub mod tmpfs;

@@ -1,0 +1,310 @@
+//! Boots the kernel and sees the sandbox through to its end.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+use gofer::client::Client;
+use platform::ptrace::PtracePlatform;
+use platform::{MemoryFile, Platform, usercopy};
+
+use super::control::{self, BootFailure, ExitStatus, FromSentry, ToSentry};
+use super::mounts::{self, Sources};
+use super::spec::{BootFds, BootSpec, StraceFilter, TerminalSpec, WindowSize};
+use super::{Seal, init};
+use crate::fs::dev::memory::{MEMORY_MAJOR, MemoryDriver};
+use crate::fs::host::{HostStdio, Watcher};
+use crate::kernel::signal::SigInfo;
+use crate::kernel::{Caps, Credentials, FdTable, Kernel};
+use crate::syscalls::strace::Strace;
+use crate::tty::console::Console;
+use crate::tty::devpts::{AuxDriver, Devpts, SlaveDriver};
+use crate::tty::file::{Master, Slave};
+use crate::tty::termios::Winsize;
+use crate::tty::{SLAVE_MAJOR, TTYAUX_MAJOR};
+use crate::vfs::{Dentry, FileDescription, Mount, MountFlags, OpenFlags, Path};
+
+/// Slaves have the majors 136 to 143 (`UNIX98_PTY_MAJOR_COUNT`).
+const SLAVE_MAJORS: u32 = 8;
+
+/// Boots the kernel, runs the first program to its end and says on the control channel how it
+/// ended.
+pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
+    abort_on_panic();
+    let control = match fds.control.try_clone() {
+        Ok(control) => control,
+        // Nobody to tell: the launcher sees the end of the channel.
+        Err(_) => return,
+    };
+    let tell = |message: &FromSentry| {
+        // A launcher that is gone takes the sandbox with it.
+        let _ = control::send(&control, message);
+    };
+    match boot(&spec, fds, seal) {
+        Err(failure) => tell(&FromSentry::Failed(failure)),
+        Ok(running) => {
+            tell(&FromSentry::Started);
+            let status = running.wait();
+            tell(&FromSentry::Exited(status));
+        }
+    }
+}
+
+/// A sandbox whose first program runs.
+struct Running {
+    kernel: Arc<Kernel>,
+    console: Option<Arc<Console>>,
+    init_exit: Receiver<u32>,
+}
+
+impl Running {
+    /// Waits for the end of the first program.
+    fn wait(self) -> ExitStatus {
+        // The kernel holds the sender for as long as init lives.
+        let status = self.init_exit.recv().unwrap_or(libc::SIGKILL as u32);
+        if let Some(console) = &self.console {
+            console.drain();
+        }
+        for (nr, count) in self.kernel.unsupported.counts() {
+            let name = crate::syscalls::entry(nr).map_or("unknown", |e| e.name);
+            tracing::info!(nr, name, count, "unsupported system call, in all");
+        }
+        match status & 0x7f {
+            0 => ExitStatus::Code((status >> 8 & 0xff) as u8),
+            signo => ExitStatus::Signal(signo as u8),
+        }
+    }
+}
+
+/// A panic anywhere ends the whole sandbox, with what was being done in the report.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let doing = crate::kernel::current::describe();
+        tracing::error!("the kernel panicked: {info}; {doing}");
+        std::process::abort();
+    }));
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> BootFailure {
+    BootFailure { code: 125, message: format!("{what}: {error}") }
+}
+
+fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailure> {
+    // What needs more of the host than a sealed Sentry has.
+    usercopy::install_fault_handler();
+    let memory =
+        MemoryFile::new(spec.memory_limit).map_err(|e| failed("guest memory", e))?;
+    let platform: Arc<dyn Platform> =
+        PtracePlatform::new(memory.clone()).map_err(|e| failed("platform ptrace", e))?;
+    tracing::info!(platform = platform.name(), "platform chosen");
+    let strace = match &spec.strace {
+        None => None,
+        Some(filter) => {
+            let names = match filter {
+                StraceFilter::All => &[][..],
+                StraceFilter::Only(names) => names,
+            };
+            let log = fds.log.try_clone().map_err(|e| failed("--strace", e))?;
+            let strace = Strace::new(names, File::from(log));
+            Some(Arc::new(strace.map_err(|message| BootFailure { code: 125, message })?))
+        }
+    };
+    let watcher = Watcher::new().map_err(|e| failed("epoll", e))?;
+    seal().map_err(|message| BootFailure { code: 125, message })?;
+
+    let (sender, init_exit) = mpsc::channel();
+    let kernel = Kernel::new(platform, memory, &spec.hostname, strace, sender);
+    let (client, exports) = Client::connect(fds.gofer).map_err(|e| failed("gofer", e))?;
+    let devpts = Devpts::new(&kernel);
+    let BootFds { stdin, stdout, stderr, .. } = fds;
+    let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));
+    let files = FdTable::new();
+    let stdio = Stdio { cred: &cred, watcher: &watcher, files: &files };
+
+    let terminal = match spec.terminal {
+        None => {
+            for (fd, host) in [(0, stdin), (1, stdout), (2, stderr)] {
+                stdio.pass_through(fd, host)?;
+            }
+            None
+        }
+        Some(terminal) => {
+            if !terminal.stderr {
+                stdio.pass_through(2, stderr)?;
+            }
+            Some((terminal, make_console(&devpts, spec, terminal, stdin, stdout)?))
+        }
+    };
+    let console = terminal.as_ref().map(|(_, console)| console.clone());
+    register_drivers(&kernel, &devpts, console.as_deref());
+    let sources = Sources {
+        client,
+        exports: exports.into_iter().map(Some).collect(),
+        devpts: devpts.clone(),
+    };
+    let namespace = mounts::compose(&kernel, sources, &spec.mounts)
+        .map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
+    if let Some((terminal, console)) = &terminal {
+        let fds: &[i32] = if terminal.stderr { &[0, 1, 2] } else { &[0, 1] };
+        stdio.attach_terminal(fds, &devpts, console)?;
+    }
+
+    watcher.start().map_err(|e| failed("threads", e))?;
+    kernel.timers.start().map_err(|e| failed("threads", e))?;
+    if let Some(console) = &console {
+        console.start().map_err(|e| failed("threads", e))?;
+    }
+    init::start(&kernel, namespace, spec, files.clone(), |task| {
+        if let Some(console) = &console {
+            console.tty().adopt(task);
+        }
+    })?;
+    listen(fds.control, &kernel, console.clone()).map_err(|e| failed("threads", e))?;
+    Ok(Running { kernel, console, init_exit })
+}
+
+fn winsize(size: WindowSize) -> Winsize {
+    let WindowSize { rows, cols, xpixel, ypixel } = size;
+    Winsize { rows, cols, xpixel, ypixel }
+}
+
+fn make_console(
+    devpts: &Arc<Devpts>,
+    spec: &BootSpec,
+    terminal: TerminalSpec,
+    stdin: std::os::fd::OwnedFd,
+    stdout: std::os::fd::OwnedFd,
+) -> Result<Arc<Console>, BootFailure> {
+    let tty = devpts
+        .new_pair(spec.uid, winsize(terminal.size))
+        .map_err(|e| failed("terminal", e))?;
+    tty.set_locked(false);
+    let master = Master { tty, devpts: devpts.clone() };
+    Console::new(master, stdin, stdout, terminal.foreground).map_err(|e| failed("terminal", e))
+}
+
+fn register_drivers(kernel: &Arc<Kernel>, devpts: &Arc<Devpts>, console: Option<&Console>) {
+    let memory = MemoryDriver { memory: kernel.memory.clone() };
+    kernel.special.register_char(MEMORY_MAJOR, Arc::new(memory));
+    let slaves = Arc::new(SlaveDriver(devpts.clone()));
+    for major in SLAVE_MAJOR..SLAVE_MAJOR + SLAVE_MAJORS {
+        kernel.special.register_char(major, slaves.clone());
+    }
+    let console = console.map(|c| c.tty().clone());
+    let aux = AuxDriver { devpts: devpts.clone(), console };
+    kernel.special.register_char(TTYAUX_MAJOR, Arc::new(aux));
+}
+
+/// Gives the first process its standard descriptors.
+struct Stdio<'a> {
+    cred: &'a Arc<Credentials>,
+    watcher: &'a Arc<Watcher>,
+    files: &'a FdTable,
+}
+
+impl Stdio<'_> {
+    /// The caller's own descriptor.
+    fn pass_through(&self, fd: i32, host: std::os::fd::OwnedFd) -> Result<(), BootFailure> {
+        let fail = |e: std::io::Error| failed("standard descriptors", e);
+        let access = HostStdio::access(&host).map_err(fail)?;
+        let file = HostStdio::new(host, self.watcher).map_err(fail)?;
+        let inode = file.inode(self.cred.uid, self.cred.gid);
+        let fs = inode.filesystem();
+        let dentry = Dentry::root(format!("host:[{fd}]").as_bytes(), inode);
+        let mount = Mount::new(fs, dentry.clone(), "host", MountFlags::empty());
+        let ops = Box::new(file);
+        let description =
+            FileDescription::new(ops, Path { mount, dentry }, access, self.cred.clone());
+        self.install(fd, description.map_err(|e| failed("standard descriptors", e))?)
+    }
+
+    /// The sandbox's terminal, one open file for all.
+    fn attach_terminal(
+        &self,
+        fds: &[i32],
+        devpts: &Arc<Devpts>,
+        console: &Console,
+    ) -> Result<(), BootFailure> {
+        let fail = |e| failed("terminal", e);
+        let slave = Slave::open(console.tty(), true).map_err(fail)?;
+        let path = devpts
+            .path_of(console.tty().index)
+            .ok_or_else(|| failed("terminal", "/dev/pts is not mounted"))?;
+        let ops = Box::new(slave);
+        let file = FileDescription::new(ops, path, OpenFlags::RDWR, self.cred.clone());
+        let file = file.map_err(fail)?;
+        for &fd in fds {
+            self.install(fd, file.clone())?;
+        }
+        Ok(())
+    }
+
+    fn install(&self, fd: i32, file: Arc<FileDescription>) -> Result<(), BootFailure> {
+        self.files
+            .replace(fd, file, false, u64::MAX)
+            .map(drop)
+            .map_err(|e| failed("standard descriptors", e))
+    }
+}
+
+/// Does what the launcher says, on a thread of its own.
+fn listen(
+    control: std::os::fd::OwnedFd,
+    kernel: &Arc<Kernel>,
+    console: Option<Arc<Console>>,
+) -> std::io::Result<()> {
+    let kernel = kernel.clone();
+    let builder = std::thread::Builder::new().name("control".into()).stack_size(128 * 1024);
+    builder.spawn(move || {
+        loop {
+            match control::receive::<ToSentry>(&control) {
+                Ok(Some(message)) => obey(&kernel, console.as_deref(), &control, message),
+                // The launcher is gone, or talks nonsense: no sandbox without it.
+                Ok(None) | Err(_) => std::process::exit(1),
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn obey(
+    kernel: &Arc<Kernel>,
+    console: Option<&Console>,
+    control: &std::os::fd::OwnedFd,
+    message: ToSentry,
+) {
+    match message {
+        ToSentry::Signal(signo) if (1..=64).contains(&signo) => {
+            if let Some(init) = kernel.tasks.group(1) {
+                // As a signal from outside of a pid namespace: it reaches init whatever it is.
+                let _ = init.send_signal(SigInfo::kernel(signo));
+            }
+        }
+        ToSentry::Signal(_) => {}
+        ToSentry::WindowSize(size) => {
+            if let Some(console) = console {
+                console.tty().set_winsize(winsize(size));
+            }
+        }
+        ToSentry::Suspend => {
+            if let Some(console) = console {
+                console.set_foreground(false);
+                console.drain();
+            }
+            signal_all(kernel, libc::SIGSTOP);
+            let _ = control::send(control, &FromSentry::Suspended);
+        }
+        ToSentry::Resume { foreground } => {
+            signal_all(kernel, libc::SIGCONT);
+            if let Some(console) = console {
+                console.set_foreground(foreground);
+            }
+        }
+    }
+}
+
+fn signal_all(kernel: &Arc<Kernel>, signo: i32) {
+    for group in kernel.tasks.groups() {
+        let _ = group.send_signal(SigInfo::kernel(signo));
+    }
+}
