@@ -16,6 +16,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_fstat,
+    libc::SYS_newfstatat,
     libc::SYS_statx, // Of descriptors; there is nothing else to name.
     libc::SYS_ftruncate,
     libc::SYS_fallocate,

@@ -14,7 +14,7 @@ use crate::kernel::task::TaskParts;
 use crate::kernel::thread_group::{RLIM_NLIMITS, Rlimit};
 use crate::kernel::{Caps, Credentials, FdTable, FsContext, Kernel, Task, ThreadGroup};
 use crate::loader::{self, Identity, LoadError, Loaded, Personality, Strings};
-use crate::mm::{MemoryManager, MmLimits};
+use crate::mm::{MemoryManager, MmContext, MmLimits};
 use crate::vfs::namei::{LookupFlags, lookup};
 use crate::vfs::{FileDescription, MountNamespace, Path, open};
 
@@ -50,11 +50,7 @@ fn rlimits(spec: &BootSpec) -> [Rlimit; RLIM_NLIMITS] {
 }
 
 /// A task that never runs, to open files for before there is an init: Linux's "swapper".
-fn swapper(
-    kernel: &Arc<Kernel>,
-    parts: TaskParts,
-    rlimits: [Rlimit; RLIM_NLIMITS],
-) -> Arc<Task> {
+fn swapper(kernel: &Arc<Kernel>, parts: TaskParts, rlimits: [Rlimit; RLIM_NLIMITS]) -> Arc<Task> {
     let pgrp = ProcessGroup::new(0, Session::new(0));
     let group = ThreadGroup::new(0, rlimits, Sighand::new(), pgrp);
     Task::new(kernel.clone(), 0, group, parts)
@@ -81,20 +77,17 @@ pub(super) fn start(
         data: rlimits[libc::RLIMIT_DATA as usize].soft,
         ipc_lock: spec.uid == 0,
     };
-    let empty = MemoryManager::new(&kernel.mm, &limits, false, false)
+    let context =
+        Arc::new(MmContext { platform: kernel.platform.clone(), memory: kernel.memory.clone() });
+    let empty = MemoryManager::new(&context, &limits, false, false)
         .map_err(|errno| no_memory("no address space", errno))?;
-    let parts = |mm, comm| TaskParts {
-        cred: cred.clone(),
-        mm,
-        files: files.clone(),
-        fs: fs.clone(),
-        comm,
-    };
+    let parts =
+        |mm, comm| TaskParts { cred: cred.clone(), mm, files: files.clone(), fs: fs.clone(), comm };
     let swapper = swapper(kernel, parts(empty, [0; 16]), rlimits);
 
     let cwd = find_cwd(&swapper, &spec.cwd)?;
     fs.set_cwd(cwd);
-    let (loaded, comm) = load(&swapper, kernel, spec, &limits)?;
+    let (loaded, comm) = load(&swapper, &context, spec, &limits)?;
     let mut name = [0; 16];
     let len = comm.len().min(15);
     name[..len].copy_from_slice(&comm[..len]);
@@ -118,7 +111,7 @@ fn find_cwd(task: &Arc<Task>, cwd: &[u8]) -> Result<Path, BootFailure> {
 /// Finds the program as execvp(3) does, and loads it.
 fn load(
     task: &Arc<Task>,
-    kernel: &Arc<Kernel>,
+    context: &Arc<MmContext>,
     spec: &BootSpec,
     limits: &MmLimits,
 ) -> Result<(Loaded, Vec<u8>), BootFailure> {
@@ -143,14 +136,9 @@ fn load(
     let program = Arc::new(Program(file));
     let prepared =
         loader::prepare(&opener, program, &path, false, args, env, limits.stack).map_err(say)?;
-    let identity = Identity {
-        uid: spec.uid,
-        euid: spec.uid,
-        gid: spec.gid,
-        egid: spec.gid,
-        secure: false,
-    };
-    let loaded = prepared.load(&kernel.mm, limits, &identity, Personality::default());
+    let identity =
+        Identity { uid: spec.uid, euid: spec.uid, gid: spec.gid, egid: spec.gid, secure: false };
+    let loaded = prepared.load(context, limits, &identity, Personality::default());
     let loaded = loaded.map_err(|error| match error {
         LoadError::Errno(errno) | LoadError::Fatal(errno) => say(errno),
     })?;

@@ -8,25 +8,17 @@
 
 pub mod control;
 mod host_calls;
+mod init;
+mod mounts;
+mod run;
 pub mod spec;
 
 pub use control::{BootFailure, ExitStatus};
 pub use host_calls::HOST_SYSCALLS;
+pub use run::run;
 pub use spec::{BootFds, BootSpec};
 
 /// Installs the Sentry's final seccomp allow-list. To be called exactly once, while the process is
 /// still single-threaded, after the platform forked what must not inherit the list, and before
 /// anything that the guest controls is read or run. An error is the one line for the user.
 pub type Seal = Box<dyn FnOnce() -> Result<(), String>>;
-
-/// Boots the kernel, runs the first program to its end and says on the control channel how it
-/// ended.
-pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
-    drop(spec);
-    let message = match seal() {
-        Ok(()) => "the kernel is not connected yet".to_owned(),
-        Err(message) => message,
-    };
-    let failure = BootFailure { code: 125, message };
-    drop(control::send(&fds.control, &control::FromSentry::Failed(failure)));
-}

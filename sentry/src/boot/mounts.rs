@@ -11,7 +11,7 @@ use crate::fs::gofer::GoferFs;
 use crate::fs::overlay::Overlay;
 use crate::fs::proc;
 use crate::fs::sys;
-use crate::fs::tmpfs::{Tmpfs, TmpfsOptions};
+use crate::fs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::kernel::Kernel;
 use crate::tty::devpts::Devpts;
 use crate::vfs::{
@@ -52,9 +52,10 @@ pub fn compose(
         match &namespace {
             None => namespace = Some(MountNamespace::new(mount)),
             Some(namespace) => {
-                let is_dir = mount.root.inode().is_some_and(|i| {
-                    i.file_type() == crate::vfs::FileType::Directory
-                });
+                let is_dir = mount
+                    .root
+                    .inode()
+                    .is_some_and(|i| i.file_type() == crate::vfs::FileType::Directory);
                 let point = make_point(namespace, &spec.dst, is_dir).map_err(fail)?;
                 namespace.attach(mount, point);
             }
@@ -68,7 +69,11 @@ pub fn compose(
     namespace.ok_or(MountError { dst: "/".into(), errno: Errno::EINVAL })
 }
 
-fn make(kernel: &Arc<Kernel>, sources: &mut Sources, kind: &MountKind) -> Result<Arc<Mount>, Errno> {
+fn make(
+    kernel: &Arc<Kernel>,
+    sources: &mut Sources,
+    kind: &MountKind,
+) -> Result<Arc<Mount>, Errno> {
     const SYSTEM: MountFlags =
         MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
     Ok(match kind {
@@ -83,25 +88,30 @@ fn make(kernel: &Arc<Kernel>, sources: &mut Sources, kind: &MountKind) -> Result
             let flags = if *readonly { MountFlags::RDONLY } else { MountFlags::empty() };
             let flags = flags | MountFlags::RELATIME;
             if *overlay {
-                let upper = Tmpfs::new(kernel, &TmpfsOptions::default());
-                let overlay = Overlay::new(upper.root(), vec![root])?;
-                mount_root(overlay.clone(), overlay.root(), "overlay", flags)
+                let (_, upper) = tmpfs(kernel, 0o755)?;
+                let overlay = Overlay::new(upper, vec![root])?;
+                let root = overlay.root()?;
+                mount_root(overlay, root, "overlay", flags)
             } else {
                 mount_root(fs, root, "host", flags)
             }
         }
         MountKind::Tmpfs { mode } => {
-            let options = TmpfsOptions { mode: *mode, ..TmpfsOptions::default() };
-            let fs = Tmpfs::new(kernel, &options);
-            mount_root(fs.clone(), fs.root(), "tmpfs", MountFlags::RELATIME)
+            let (fs, root) = tmpfs(kernel, *mode)?;
+            mount_root(fs, root, "tmpfs", MountFlags::RELATIME)
         }
         MountKind::Proc => proc::mount(kernel, SYSTEM | MountFlags::RELATIME),
         MountKind::Sys => sys::mount(kernel, SYSTEM | MountFlags::RDONLY | MountFlags::RELATIME),
         MountKind::Dev => {
-            let fs = Tmpfs::new(kernel, &TmpfsOptions { mode: 0o755, ..TmpfsOptions::default() });
-            mount_root(fs.clone(), fs.root(), "devtmpfs", MountFlags::NOSUID | MountFlags::RELATIME)
+            let (fs, root) = tmpfs(kernel, 0o755)?;
+            mount_root(fs, root, "devtmpfs", MountFlags::NOSUID | MountFlags::RELATIME)
         }
     })
+}
+
+fn tmpfs(kernel: &Arc<Kernel>, mode: u32) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {
+    let options = TmpfsOptions { mode, ..TmpfsOptions::for_memory(&kernel.memory) };
+    TmpFs::new(kernel.memory.clone(), options)
 }
 
 fn mount_root(
@@ -134,7 +144,10 @@ fn child(at: &Path, name: &[u8], mode: u32, kind: NodeKind<'_>) -> Result<Path, 
         Err(Errno::ENOENT) => parent.create(name, &NewNode { mode, uid: 0, gid: 0, kind })?,
         Err(errno) => return Err(errno),
     };
-    let dentry = at.dentry.add_child(name, inode);
+    let dentry = match at.dentry.cached(name) {
+        Some(dentry) => dentry,
+        None => at.dentry.add_child(Dentry::new_child(&at.dentry, name, Some(inode))),
+    };
     Ok(Path { mount: at.mount.clone(), dentry })
 }
 
@@ -156,8 +169,8 @@ fn fill_dev(
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::RELATIME;
     namespace.attach(devpts.mount(flags), pts);
     let shm = child(&dev, b"shm", 0o1777, NodeKind::Directory)?;
-    let fs = Tmpfs::new(kernel, &TmpfsOptions { mode: 0o1777, ..TmpfsOptions::default() });
+    let (fs, root) = tmpfs(kernel, 0o1777)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
-    namespace.attach(mount_root(fs.clone(), fs.root(), "shm", flags), shm);
+    namespace.attach(mount_root(fs, root, "shm", flags), shm);
     Ok(())
 }

@@ -92,8 +92,7 @@ fn failed(what: &str, error: impl std::fmt::Display) -> BootFailure {
 fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailure> {
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
-    let memory =
-        MemoryFile::new(spec.memory_limit).map_err(|e| failed("guest memory", e))?;
+    let memory = MemoryFile::new(spec.memory_limit).map_err(|e| failed("guest memory", e))?;
     let platform: Arc<dyn Platform> =
         PtracePlatform::new(memory.clone()).map_err(|e| failed("platform ptrace", e))?;
     tracing::info!(platform = platform.name(), "platform chosen");
@@ -150,7 +149,6 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     }
 
     watcher.start().map_err(|e| failed("threads", e))?;
-    kernel.timers.start().map_err(|e| failed("threads", e))?;
     if let Some(console) = &console {
         console.start().map_err(|e| failed("threads", e))?;
     }
@@ -175,9 +173,8 @@ fn make_console(
     stdin: std::os::fd::OwnedFd,
     stdout: std::os::fd::OwnedFd,
 ) -> Result<Arc<Console>, BootFailure> {
-    let tty = devpts
-        .new_pair(spec.uid, winsize(terminal.size))
-        .map_err(|e| failed("terminal", e))?;
+    let tty =
+        devpts.new_pair(spec.uid, winsize(terminal.size)).map_err(|e| failed("terminal", e))?;
     tty.set_locked(false);
     let master = Master { tty, devpts: devpts.clone() };
     Console::new(master, stdin, stdout, terminal.foreground).map_err(|e| failed("terminal", e))

@@ -25,6 +25,8 @@ pub enum AnonKind {
     Socket,
     /// `anon_inode:NAME`; the name as Linux has it, such as `[eventfd]`.
     Inode(&'static str),
+    /// A namespace: `mnt:[4026531841]`.
+    Namespace(&'static str),
 }
 
 struct AnonFs {
@@ -92,10 +94,12 @@ fn internal(kind: AnonKind) -> &'static Internal {
     static PIPE: OnceLock<Internal> = OnceLock::new();
     static SOCK: OnceLock<Internal> = OnceLock::new();
     static ANON: OnceLock<Internal> = OnceLock::new();
+    static NS: OnceLock<Internal> = OnceLock::new();
     let (cell, name, magic) = match kind {
         AnonKind::Pipe => (&PIPE, "pipefs", 0x5049_5045),
         AnonKind::Socket => (&SOCK, "sockfs", 0x534f_434b),
         AnonKind::Inode(_) => (&ANON, "anon_inodefs", 0x0904_1934),
+        AnonKind::Namespace(_) => (&NS, "nsfs", 0x6e73_6673),
     };
     cell.get_or_init(|| {
         let fs = Arc::new(AnonFs { name, magic, dev: mount::new_device() });
@@ -140,12 +144,14 @@ pub fn new_path(kind: AnonKind, cred: &Credentials) -> Path {
         AnonKind::Socket => (FileType::Socket, libc::S_IFSOCK | 0o777),
         // Linux gives these no type at all.
         AnonKind::Inode(_) => (FileType::Regular, 0o600),
+        AnonKind::Namespace(_) => (FileType::Regular, libc::S_IFREG | 0o444),
     };
     let attr = new_attr(fs, mode, cred.fsuid, cred.fsgid);
     let name = match kind {
         AnonKind::Pipe => format!("pipe:[{}]", attr.ino),
         AnonKind::Socket => format!("socket:[{}]", attr.ino),
         AnonKind::Inode(name) => format!("anon_inode:{name}"),
+        AnonKind::Namespace(name) => name.to_owned(),
     };
     let dentry = Dentry::root(name.as_bytes(), make_inode(fs, file_type, attr));
     Path { mount: mount.clone(), dentry }

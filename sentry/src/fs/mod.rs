@@ -1,8 +1,8 @@
 //! The file systems: one module or folder each, all behind the traits of [`crate::vfs`].
 
 pub mod anon;
-pub mod epoll;
 pub mod dev;
+pub mod epoll;
 pub mod eventfd;
 pub mod gofer;
 pub mod host;

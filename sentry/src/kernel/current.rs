@@ -1,5 +1,6 @@
 //! The running task, as its own host thread sees it, and the loop that runs it.
 
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -40,6 +41,38 @@ pub struct Current {
     pub(super) trap: TrapInfo,
 }
 
+thread_local! {
+    static TASK: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
+}
+
+/// The task that the calling host thread runs; `None` on the kernel's own threads.
+pub fn current_task() -> Option<Arc<Task>> {
+    TASK.with_borrow(Clone::clone)
+}
+
+/// What the calling thread is doing, for a report of a panic.
+pub fn describe() -> String {
+    let task = TASK.try_with(|t| t.try_borrow().ok().and_then(|t| t.clone())).ok().flatten();
+    match task {
+        None => "outside of any task".into(),
+        Some(task) => {
+            let (nr, args) = IN_SYSCALL.get();
+            let name = crate::syscalls::entry(nr).map_or("unknown", |e| e.name);
+            format!("task {}, last system call {name} ({nr}) with {args:#x?}", task.tid())
+        }
+    }
+}
+
+thread_local! {
+    /// Number and arguments of the last system call, for the report of a panic.
+    static IN_SYSCALL: Cell<(u64, [u64; 6])> = const { Cell::new((u64::MAX, [0; 6])) };
+}
+
+/// Notes the system call that is about to be handled.
+pub fn note_syscall(nr: u64, args: [u64; 6]) {
+    IN_SYSCALL.set((nr, args));
+}
+
 impl Deref for Current {
     type Target = Task;
     fn deref(&self) -> &Task {
@@ -58,6 +91,7 @@ impl Current {
     ) -> Current {
         task.sleeper.bind();
         task.set_kicker(Some(guest.kicker()));
+        TASK.set(Some(task.clone()));
         Current {
             task,
             mm,

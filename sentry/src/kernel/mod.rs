@@ -18,6 +18,7 @@ pub mod exit;
 pub mod fd_table;
 pub mod fs_context;
 pub mod futex;
+pub mod host;
 pub mod pidfd;
 pub mod poll;
 pub mod reap;
@@ -71,6 +72,8 @@ pub struct Kernel {
     pub unsupported: unsupported::Unsupported,
     /// Prints system calls, if somebody asked for it.
     pub strace: Option<Arc<Strace>>,
+    /// The machine as guests see it.
+    pub host: host::Host,
     /// The names that uname(2) tells.
     pub uts: Mutex<Uts>,
     /// Where memfds live.
@@ -110,6 +113,7 @@ impl Kernel {
             futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,
+            host: host::Host::probe(),
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             memfds: Default::default(),
             fstypes: Default::default(),

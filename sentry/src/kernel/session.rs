@@ -94,6 +94,12 @@ impl ProcessGroup {
         if members.is_empty() { Err(Errno::ESRCH) } else { Ok(()) }
     }
 
+    /// Whether nobody in the session could continue its members (`is_current_pgrp_orphaned`). The
+    /// family lock is held.
+    pub fn is_orphaned(&self) -> bool {
+        self.is_orphaned_without(None)
+    }
+
     /// Whether no member has a parent in another group of the same session
     /// (`will_become_orphaned_pgrp`). `ignoring` counts as gone already. The family lock is held.
     pub(super) fn is_orphaned_without(&self, ignoring: Option<i32>) -> bool {

@@ -161,6 +161,7 @@ pub fn dispatch(cur: &mut Current) {
     let entry = entry(nr & 0xffff_ffff);
     let trace = cur.kernel.strace.clone().filter(|s| s.wants(nr));
     let pending = trace.map(|s| (s.enter(cur, nr, entry, &args), s));
+    crate::kernel::current::note_syscall(nr, args.0);
     let result = match entry.and_then(|e| e.handler) {
         Some(handler) => handler(cur, &args),
         None => {

@@ -124,7 +124,8 @@ impl Console {
     /// Reads from the caller's terminal while that is allowed; `None` at its end.
     fn read_input(&self, buf: &mut [u8]) -> Option<usize> {
         loop {
-            let input = if self.foreground.load(Ordering::SeqCst) { self.input.as_raw_fd() } else { -1 };
+            let input =
+                if self.foreground.load(Ordering::SeqCst) { self.input.as_raw_fd() } else { -1 };
             let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
             let mut fds = [watch(input), watch(self.changed.as_raw_fd())];
             // SAFETY: two valid pollfds.

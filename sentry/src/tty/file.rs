@@ -9,9 +9,10 @@ use zerocopy::IntoBytes;
 use super::devpts::Devpts;
 use super::pty::Tty;
 use super::termios::{Termios, Termios2, Winsize};
+use crate::kernel::current::current_task;
 use crate::kernel::session::ControllingTty;
-use crate::kernel::{Caps, Current, Events, WaitQueue, current};
-use crate::vfs::{FileOps, IoDst, IoSrc, OpenFlags};
+use crate::kernel::{Caps, Current, Events, WaitQueue};
+use crate::vfs::{FileDescription, FileOps, IoDst, IoSrc, OpenFlags};
 
 /// Bytes that one call moves at most; the line discipline's buffers are smaller.
 const CHUNK: usize = 4096;
@@ -146,28 +147,23 @@ impl Master {
             self.tty.adopt(cur);
         }
         let path = self.devpts.path_of(self.tty.index).ok_or(Errno::EIO)?;
-        let file = cur.kernel.open_description(Box::new(slave), path, flags, cur.cred())?;
+        let file = FileDescription::new(Box::new(slave), path, flags, cur.cred())?;
         cur.files.install(file, flags.contains(OpenFlags::CLOEXEC), 0, cur.group.nofile())
     }
 }
 
 impl FileOps for Slave {
     fn read(&self, dst: &mut IoDst<'_>, _: u64) -> Result<usize, Errno> {
-        if let Some(task) = current() {
+        if let Some(task) = current_task() {
             self.tty.check_background(&task, libc::SIGTTIN)?;
         }
         let max = dst.remaining().min(CHUNK);
-        match self.tty.slave_read(max) {
-            Err(Errno::EAGAIN) if self.tty.read_timeout_passed() => {
-                dst.write(&self.tty.slave_read_partial(max))
-            }
-            Ok(bytes) if bytes.is_empty() => Ok(0),
-            other => dst.write(&other?),
-        }
+        let bytes = self.tty.slave_read(max)?;
+        if bytes.is_empty() { Ok(0) } else { dst.write(&bytes) }
     }
 
     fn write(&self, src: &mut IoSrc<'_>, _: u64) -> Result<usize, Errno> {
-        if let Some(task) = current()
+        if let Some(task) = current_task()
             && self.tty.termios().local(libc::TOSTOP)
         {
             self.tty.check_background(&task, libc::SIGTTOU)?;

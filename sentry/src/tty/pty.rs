@@ -3,8 +3,7 @@
 //! A [`Tty`] is the pair. Its lock is innermost but for the wait queues'; signals are sent with the
 //! lock released.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use parking_lot::Mutex;
@@ -12,6 +11,8 @@ use parking_lot::Mutex;
 use super::job::JobControl;
 use super::ldisc::{Effects, LineDiscipline, OUTPUT_MAX};
 use super::termios::{Termios, Winsize};
+use crate::kernel::time::monotonic_ns;
+use crate::kernel::timer::{Expire, TimerId};
 use crate::kernel::{Events, Kernel, WaitQueue};
 
 /// `TIOCPKT_*` of ioctl_tty(2).
@@ -28,14 +29,15 @@ mod packet {
 pub struct Tty {
     /// Its number: the slave is `/dev/pts/INDEX`.
     pub index: u32,
-    kernel: std::sync::Weak<Kernel>,
+    kernel: Weak<Kernel>,
     state: Mutex<State>,
     /// Session and foreground process group.
     pub(super) job: Mutex<JobControl>,
     slave_queue: WaitQueue,
     master_queue: WaitQueue,
-    /// Counts raw reads that timed out (`VTIME`), so that the reader who waits can tell.
-    timeouts: AtomicU64,
+    /// Ends raw reads (`VTIME`).
+    read_timer: TimerId,
+    this: Weak<Tty>,
 }
 
 struct State {
@@ -52,12 +54,16 @@ struct State {
     /// TIOCPKT and the events that the next packet tells.
     packet_mode: bool,
     packet_events: u8,
+    /// A raw read's clock runs.
+    timer_armed: bool,
+    /// It ran out: the next read takes what is there.
+    timed_out: bool,
 }
 
 impl Tty {
     /// A pair whose master is open and whose slave is locked until `TIOCSPTLCK`.
     pub fn new(kernel: &Arc<Kernel>, index: u32, winsize: Winsize) -> Arc<Tty> {
-        Arc::new(Tty {
+        Arc::new_cyclic(|this| Tty {
             index,
             kernel: Arc::downgrade(kernel),
             state: Mutex::new(State {
@@ -70,11 +76,14 @@ impl Tty {
                 exclusive: false,
                 packet_mode: false,
                 packet_events: 0,
+                timer_armed: false,
+                timed_out: false,
             }),
             job: Mutex::new(JobControl::default()),
             slave_queue: WaitQueue::new(),
             master_queue: WaitQueue::new(),
-            timeouts: AtomicU64::new(0),
+            read_timer: kernel.timers.new_id(),
+            this: this.clone(),
         })
     }
 
@@ -188,32 +197,50 @@ impl Tty {
     pub fn slave_read(&self, max: usize) -> Result<Vec<u8>, Errno> {
         let mut state = self.state.lock();
         let termios = *state.ldisc.termios();
-        let min = usize::from(termios.cc[libc::VMIN]).min(max);
+        let (vmin, vtime) = (usize::from(termios.cc[libc::VMIN]), termios.cc[libc::VTIME]);
+        let timed_out = std::mem::take(&mut state.timed_out);
+        let min = match (vmin, timed_out) {
+            (_, true) => 0,
+            (0, false) => usize::from(vtime > 0).min(max),
+            (vmin, false) => vmin.min(max),
+        };
         match state.ldisc.read(max, min) {
             Some(bytes) => {
+                if std::mem::take(&mut state.timer_armed)
+                    && let Some(kernel) = self.kernel.upgrade()
+                {
+                    kernel.timers.disarm(self.read_timer);
+                }
                 drop(state);
                 self.master_queue.wake(Events::OUT | Events::WRNORM);
                 Ok(bytes)
             }
             None if !state.master_open => Ok(Vec::new()),
-            None => Err(Errno::EAGAIN),
+            None => {
+                self.start_read_timer(&mut state);
+                Err(Errno::EAGAIN)
+            }
         }
     }
 
-    /// Takes what is there without waiting for `VMIN`: a raw read whose `VTIME` ran out.
-    pub fn slave_read_partial(&self, max: usize) -> Vec<u8> {
-        self.timeouts.fetch_add(1, Ordering::Relaxed);
-        self.state.lock().ldisc.read(max, 0).unwrap_or_default()
-    }
-
-    /// How long a raw read waits (`VTIME`, nanoseconds), if it does not wait for ever: for the first
-    /// byte if `VMIN` is 0, else once a byte is there.
-    pub fn read_timeout(&self) -> Option<u64> {
-        let state = self.state.lock();
+    /// Starts the clock of a raw read that waits (`VTIME`, tenths of a second): for the first byte if
+    /// `VMIN` is 0, else anew once there are bytes.
+    fn start_read_timer(&self, state: &mut State) {
         let termios = state.ldisc.termios();
         let tenths = u64::from(termios.cc[libc::VTIME]);
-        let waits = termios.cc[libc::VMIN] == 0 || state.ldisc.readable() > 0;
-        (!termios.local(libc::ICANON) && tenths > 0 && waits).then_some(tenths * 100_000_000)
+        let from_start = termios.cc[libc::VMIN] == 0;
+        let waits = from_start || state.ldisc.readable() > 0;
+        if termios.local(libc::ICANON) || tenths == 0 || !waits || (from_start && state.timer_armed)
+        {
+            return;
+        }
+        let (Some(kernel), Some(this)) = (self.kernel.upgrade(), self.this.upgrade()) else {
+            return;
+        };
+        let at = monotonic_ns() + tenths * 100_000_000;
+        let target: Weak<dyn Expire> = Arc::downgrade(&(this as Arc<dyn Expire>));
+        // Without a timer the read waits on, as for an endless VTIME.
+        state.timer_armed = kernel.timers.arm(self.read_timer, at, target).is_ok();
     }
 
     /// Writes on the slave side. Returns the bytes taken.
@@ -329,6 +356,11 @@ impl Tty {
         self.state.lock().locked
     }
 
+    /// TIOCGEXCL.
+    pub fn exclusive(&self) -> bool {
+        self.state.lock().exclusive
+    }
+
     /// TIOCEXCL, TIOCNXCL.
     pub fn set_exclusive(&self, exclusive: bool) {
         self.state.lock().exclusive = exclusive;
@@ -375,5 +407,23 @@ impl Tty {
     /// The kernel, unless it is being torn down.
     pub(super) fn kernel(&self) -> Option<Arc<Kernel>> {
         self.kernel.upgrade()
+    }
+}
+
+impl Expire for Tty {
+    fn expire(self: Arc<Self>) {
+        let mut state = self.state.lock();
+        state.timer_armed = false;
+        state.timed_out = true;
+        drop(state);
+        self.slave_queue.wake(Events::IN | Events::RDNORM);
+    }
+}
+
+impl Drop for Tty {
+    fn drop(&mut self) {
+        if let Some(kernel) = self.kernel.upgrade() {
+            kernel.timers.disarm(self.read_timer);
+        }
     }
 }

@@ -160,6 +160,10 @@ pub trait FileOps: Send + Sync + Any {
     fn flags_changed(&self, flags: OpenFlags) {
         let _ = flags;
     }
+    /// Adds what /proc/PID/fdinfo tells beyond position and flags.
+    fn fd_info(&self, out: &mut String) {
+        let _ = out;
+    }
     /// For downcasts (sockets, ttys, epoll, ...).
     fn as_any(&self) -> &dyn Any;
 }

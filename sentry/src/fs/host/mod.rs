@@ -18,8 +18,8 @@ use crate::kernel::time::file_time;
 use crate::kernel::{Current, Events, WaitQueue};
 use crate::tty::termios::Winsize;
 use crate::vfs::{
-    Attr, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, OpenArgs, SetAttr, StatFs,
-    mount,
+    Attr, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, OpenArgs, OpenFlags,
+    SetAttr, StatFs, mount,
 };
 
 pub use watcher::Watcher;
@@ -51,6 +51,16 @@ impl HostStdio {
             watcher: watcher.clone(),
             queue: WaitQueue::new(),
         })
+    }
+
+    /// The access mode and status flags that the caller opened it with.
+    pub fn access(fd: &OwnedFd) -> io::Result<OpenFlags> {
+        // SAFETY: plain fcntl on a descriptor that we own.
+        let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+        let flags = u32::try_from(flags).map_err(|_| io::Error::last_os_error())?;
+        // Whether calls block is the guest's own choice from here on.
+        let access = OpenFlags::WRONLY | OpenFlags::RDWR | OpenFlags::APPEND;
+        Ok(OpenFlags::from_bits_truncate(flags) & access)
     }
 
     /// The inode to open it under.
@@ -122,7 +132,8 @@ impl FileOps for HostStdio {
         let result = dst.with_iovecs(dst.remaining(), &mut |iov| {
             // SAFETY: the iovecs are valid for writes during the call. RWF_NOWAIT: somebody else
             // may have taken what poll saw.
-            let n = unsafe { libc::preadv2(fd, iov.as_ptr(), iov.len() as i32, -1, libc::RWF_NOWAIT) };
+            let n =
+                unsafe { libc::preadv2(fd, iov.as_ptr(), iov.len() as i32, -1, libc::RWF_NOWAIT) };
             match check(n) {
                 Err(Errno::EOPNOTSUPP) => {
                     // SAFETY: as above. A file that has no RWF_NOWAIT is read after poll said that
@@ -174,10 +185,6 @@ impl FileOps for HostStdio {
                 Ok(n) => done += n,
                 Err(_) if done > 0 => break,
                 Err(Errno::EAGAIN) => return Err(self.not_ready(Events::WRITABLE)),
-                Err(Errno::EPIPE) => {
-                    crate::kernel::send_sigpipe();
-                    return Err(Errno::EPIPE);
-                }
                 Err(e) => return Err(e),
             }
         }

@@ -125,8 +125,10 @@ fn brand() -> String {
 pub(super) fn text(cpus: &[u32]) -> String {
     let signature = cpuid(1, 0).eax;
     let base_family = signature >> 8 & 0xf;
-    let family = if base_family == 0xf { base_family + (signature >> 20 & 0xff) } else { base_family };
-    let model = (signature >> 4 & 0xf) | if base_family >= 6 { (signature >> 16 & 0xf) << 4 } else { 0 };
+    let family =
+        if base_family == 0xf { base_family + (signature >> 20 & 0xff) } else { base_family };
+    let model =
+        (signature >> 4 & 0xf) | if base_family >= 6 { (signature >> 16 & 0xf) << 4 } else { 0 };
     let (vendor, brand, flags) = (vendor(), brand(), flags());
     let sizes = if supported(0x8000_0008) { cpuid(0x8000_0008, 0).eax } else { 0x3028 };
     let clflush = (cpuid(1, 0).ebx >> 8 & 0xff) * 8;

@@ -93,7 +93,7 @@ impl Content for FdInfo {
         if let Ok(inode) = open.inode() {
             let _ = writeln!(out, "ino:\t{}", inode.key().ino);
         }
-        out.push_str(&open.ops().fd_info());
+        open.ops().fd_info(&mut out);
         Ok(out.into_bytes())
     }
 }

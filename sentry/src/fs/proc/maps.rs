@@ -7,22 +7,28 @@ use abi::Errno;
 
 use crate::kernel::Task;
 use crate::mm::{Resident, VmFlags, VmaInfo};
+use crate::vfs::Path;
+use crate::vfs::dpath::d_path;
 
 /// The column at which names begin.
 const NAME_COLUMN: usize = 73;
 
-pub(super) fn maps(task: &Arc<Task>, _: &Task) -> Result<Vec<u8>, Errno> {
+pub(super) fn maps(task: &Arc<Task>, reader: &Task) -> Result<Vec<u8>, Errno> {
+    let root = reader.fs().root();
     let mut out = Vec::new();
     if let Some(mm) = task.mm() {
         mm.for_each_vma(0, |area| {
-            line(&mut out, &area);
+            line(&mut out, &area, &root);
             true
         });
     }
     Ok(out)
 }
 
-fn line(out: &mut Vec<u8>, area: &VmaInfo) {
+fn line(out: &mut Vec<u8>, area: &VmaInfo, root: &Path) {
+    let file = area.file.as_ref();
+    let (dev, ino) = file.and_then(|f| f.attr().ok()).map_or((0, 0), |a| (a.dev, a.ino));
+    let name = file.map_or_else(|| area.name.clone(), |f| d_path(f.path(), root));
     let access = |flag, c: char| if area.flags.contains(flag) { c } else { '-' };
     let shared = if area.flags.contains(VmFlags::SHARED) { 's' } else { 'p' };
     let start = out.len();
@@ -36,13 +42,13 @@ fn line(out: &mut Vec<u8>, area: &VmaInfo) {
         access(VmFlags::WRITE, 'w'),
         access(VmFlags::EXEC, 'x'),
         area.offset,
-        area.dev_ino.0,
-        area.dev_ino.1,
-        area.dev_ino.2,
+        libc::major(dev),
+        libc::minor(dev),
+        ino,
     );
-    if !area.name.is_empty() {
+    if !name.is_empty() {
         out.resize(out.len().max(start + NAME_COLUMN), b' ');
-        for &byte in &area.name {
+        for &byte in &name {
             // As seq_file_path escapes it.
             match byte {
                 b'\n' => out.extend_from_slice(b"\\012"),
@@ -78,11 +84,12 @@ fn sizes(out: &mut Vec<u8>, size: Option<u64>, resident: Resident, locked: u64) 
     field("Locked", locked);
 }
 
-pub(super) fn smaps(task: &Arc<Task>, _: &Task) -> Result<Vec<u8>, Errno> {
+pub(super) fn smaps(task: &Arc<Task>, reader: &Task) -> Result<Vec<u8>, Errno> {
+    let root = reader.fs().root();
     let mut out = Vec::new();
     if let Some(mm) = task.mm() {
         mm.for_each_vma(0, |area| {
-            line(&mut out, &area);
+            line(&mut out, &area, &root);
             let resident = mm.resident(area.range.clone());
             let size = area.range.end - area.range.start;
             let locked = if area.flags.contains(VmFlags::LOCKED) { size } else { 0 };

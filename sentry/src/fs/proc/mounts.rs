@@ -6,7 +6,8 @@ use std::sync::Arc;
 use abi::Errno;
 
 use crate::kernel::Task;
-use crate::vfs::{Mount, MountFlags, d_path};
+use crate::vfs::dpath::{fs_path, reachable};
+use crate::vfs::{Mount, MountFlags};
 
 type Text = Result<Vec<u8>, Errno>;
 
@@ -16,8 +17,8 @@ fn visible(task: &Task) -> Vec<(Arc<Mount>, Vec<u8>)> {
     let root = fs.root();
     let mounts = fs.mounts().mounts();
     let shown = mounts.into_iter().filter_map(|mount| {
-        let text = d_path(&mount.root_path(), &root);
-        text.starts_with(b"/").then_some((mount, text))
+        let text = reachable(&mount.root_path(), &root)?;
+        Some((mount, text))
     });
     shown.collect()
 }
@@ -66,13 +67,7 @@ pub(super) fn mounts(task: &Arc<Task>, _: &Task) -> Text {
         out.extend(mangle(mount.source.as_bytes()));
         out.push(b' ');
         out.extend(mangle(&point));
-        let _ = writeln!(
-            out,
-            " {} {}{} 0 0",
-            mount.fs.name(),
-            options(&mount),
-            fs_options(&mount)
-        );
+        let _ = writeln!(out, " {} {}{} 0 0", mount.fs.name(), options(&mount), fs_options(&mount));
     }
     Ok(out)
 }
@@ -83,7 +78,7 @@ pub(super) fn mountinfo(task: &Arc<Task>, _: &Task) -> Text {
         let parent = mount.point().map_or(mount.id, |p| p.mount.id);
         let (major, minor) = (libc::major(mount.fs.dev()), libc::minor(mount.fs.dev()));
         let _ = write!(out, "{} {parent} {major}:{minor} ", mount.id);
-        out.extend(mangle(&mount.root.path_in_fs()));
+        out.extend(mangle(&fs_path(&mount.root)));
         out.push(b' ');
         out.extend(mangle(&point));
         let _ = write!(out, " {} - {} ", options(&mount), mount.fs.name());

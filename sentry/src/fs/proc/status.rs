@@ -1,6 +1,7 @@
 //! `/proc/PID/stat`, `status`, `statm`, `limits` and the small files beside them.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -36,13 +37,13 @@ pub(super) fn stat(task: &Arc<Task>, reader: &Task) -> Text {
     let visible = may_inspect(reader, task);
     let exec = mm.as_ref().filter(|_| visible).map(|mm| mm.exec_info()).unwrap_or_default();
     let heap = mm.as_ref().filter(|_| visible).map_or(0, |mm| mm.heap().start);
-    let signals = task.signal_view();
+    let pending = task.signals.lock().pending.set();
     let (ignored, caught) = group.sighand().ignored_and_caught();
-    let start = ticks(task.start_ns.saturating_sub(task.kernel.host.boot_ns));
+    let start = ticks(task.start_time.saturating_sub(task.kernel.host.boot_ns));
     let status = if group.is_zombie() { group.exiting().unwrap_or(0) } else { 0 };
     let mut out = format!("{} (", task.tid()).into_bytes();
     out.extend(comm_of(task));
-    let nice = task.nice();
+    let nice = task.nice.load(Ordering::Relaxed);
     out.extend(
         format!(
             ") {} {} {} {} {tty} {tpgid} 4194304 0 0 0 0 {} {} 0 0 {} {nice} {} 0 {start} {} {} {} \
@@ -61,8 +62,8 @@ pub(super) fn stat(task: &Arc<Task>, reader: &Task) -> Text {
             exec.start_code,
             exec.end_code,
             exec.start_stack,
-            signals.pending.0 & 0x7fff_ffff,
-            signals.blocked.0 & 0x7fff_ffff,
+            pending.0 & 0x7fff_ffff,
+            task.blocked().0 & 0x7fff_ffff,
             ignored.0 & 0x7fff_ffff,
             caught.0 & 0x7fff_ffff,
             exec.start_data,
@@ -80,14 +81,16 @@ pub(super) fn stat(task: &Arc<Task>, reader: &Task) -> Text {
 pub(super) fn statm(task: &Arc<Task>, _: &Task) -> Text {
     let m = task.mm().map(|mm| mm.memory_use()).unwrap_or_default();
     let shared = m.rss_file + m.rss_shmem;
-    let pages = [m.size, m.rss(), shared, m.exe, 0, m.data + m.stack, 0].map(|n| (n / 4096).to_string());
+    let pages =
+        [m.size, m.rss(), shared, m.exe, 0, m.data + m.stack, 0].map(|n| (n / 4096).to_string());
     Ok(format!("{}\n", pages.join(" ")).into_bytes())
 }
 
 pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
     let group = &task.group;
     let cred = task.cred();
-    let signals = task.signal_view();
+    let pending = task.signals.lock().pending.set();
+    let shared = task.group.signals.lock().shared.set();
     let (ignored, caught) = group.sighand().ignored_and_caught();
     let state = match task.state_char() {
         'R' => "R (running)",
@@ -151,9 +154,9 @@ pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
             let _ = writeln!(text, "{name}:\t{:>8} kB", bytes / 1024);
         }
     }
-    let cpus = task.allowed_cpus();
-    let mask = cpus.iter().filter(|&&c| c < 64).fold(0u64, |m, &c| m | 1 << c);
-    let list: Vec<_> = cpus.iter().map(u32::to_string).collect();
+    let cpus = task.sched.lock().affinity;
+    let mask = cpus.0[0];
+    let list: Vec<_> = (0..64).filter(|c| mask >> c & 1 == 1).map(|c| c.to_string()).collect();
     let _ = write!(
         text,
         "CoreDumping:\t0\nTHP_enabled:\t0\nThreads:\t{}\nSigQ:\t{}/{}\nSigPnd:\t{:016x}\n\
@@ -165,9 +168,9 @@ pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
         group.thread_count(),
         task.user().pending(),
         group.rlimit(libc::RLIMIT_SIGPENDING).soft,
-        signals.pending.0,
-        signals.shared.0,
-        signals.blocked.0,
+        pending.0,
+        shared.0,
+        task.blocked().0,
         ignored.0,
         caught.0,
         cred.inheritable.bits(),
@@ -206,7 +209,12 @@ pub(super) fn limits(task: &Arc<Task>, _: &Task) -> Text {
         format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     for (resource, name, unit) in ROWS {
         let limit = task.group.rlimit(resource);
-        let _ = writeln!(out, "{name:<25} {:<20} {:<20} {unit:<10}", show(limit.soft), show(limit.hard));
+        let _ = writeln!(
+            out,
+            "{name:<25} {:<20} {:<20} {unit:<10}",
+            show(limit.soft),
+            show(limit.hard)
+        );
     }
     Ok(out.into_bytes())
 }
@@ -243,7 +251,7 @@ pub(super) fn wchan(_: &Arc<Task>, _: &Task) -> Text {
 }
 
 pub(super) fn personality(task: &Arc<Task>, _: &Task) -> Text {
-    Ok(format!("{:08x}\n", task.personality()).into_bytes())
+    Ok(format!("{:08x}\n", task.personality.load(Ordering::Relaxed)).into_bytes())
 }
 
 /// `/proc/PID/comm`
@@ -272,7 +280,7 @@ pub(super) struct OomScoreAdj(pub(super) Weak<Task>);
 impl Content for OomScoreAdj {
     fn read(&self, _: &Task) -> Text {
         let task = self.0.upgrade().ok_or(Errno::ESRCH)?;
-        Ok(format!("{}\n", task.group.oom_score_adj()).into_bytes())
+        Ok(format!("{}\n", task.group.oom_score_adj.load(Ordering::Relaxed)).into_bytes())
     }
 
     fn write(&self, writer: &Task, data: &[u8]) -> Result<(), Errno> {
@@ -282,10 +290,12 @@ impl Content for OomScoreAdj {
         if !(-1000..=1000).contains(&value) {
             return Err(Errno::EINVAL);
         }
-        if value < task.group.oom_score_adj() && !writer.cred().capable(Caps::SYS_RESOURCE) {
+        if value < task.group.oom_score_adj.load(Ordering::Relaxed)
+            && !writer.cred().capable(Caps::SYS_RESOURCE)
+        {
             return Err(Errno::EACCES);
         }
-        task.group.set_oom_score_adj(value);
+        task.group.oom_score_adj.store(value, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -296,7 +306,10 @@ pub(super) fn net_dir(fs: &Arc<PseudoFs>, ino: u64) -> StaticDir {
     let dev = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n";
     let fixed = [
         ("dev", dev),
-        ("route", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"),
+        (
+            "route",
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n",
+        ),
         ("tcp", HEAD),
         ("udp", HEAD),
     ];

@@ -44,11 +44,8 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("unprivileged_bpf_disabled", "2".into()),
         ("version", VERSION.into()),
     ]);
-    let random = fixed(&[
-        ("boot_id", boot_id),
-        ("entropy_avail", "256".into()),
-        ("poolsize", "256".into()),
-    ]);
+    let random =
+        fixed(&[("boot_id", boot_id), ("entropy_avail", "256".into()), ("poolsize", "256".into())]);
     let vm = fixed(&[
         ("max_map_count", crate::mm::MAX_MAP_COUNT.to_string()),
         ("mmap_min_addr", crate::mm::MMAP_MIN_ADDR.to_string()),
@@ -75,9 +72,11 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("wmem_max", "212992".into()),
     ]);
     let unix = fixed(&[("max_dgram_qlen", "512".into())]);
+    let uuid_file: fn(&Task) -> Result<Vec<u8>, Errno> =
+        |_| Ok(format!("{}\n", uuid()).into_bytes());
+    let uuid_node = Node::file(fs, next_ino(), 0o444, uuid_file);
     let mut dir = |content| Node::dir(fs, next_ino(), 0o555, content);
-    let uuid_file: fn(&Task) -> Result<Vec<u8>, Errno> = |_| Ok(format!("{}\n", uuid()).into_bytes());
-    let random = dir(random.with("uuid", Node::file(fs, UUID_INO, 0o444, uuid_file)));
+    let random = dir(random.with("uuid", uuid_node));
     let epoll = dir(epoll);
     let core = dir(core);
     let unix = dir(unix);

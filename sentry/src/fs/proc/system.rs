@@ -8,7 +8,7 @@ use abi::Errno;
 
 use super::cpuinfo;
 use crate::fs::pseudo::{Node, PseudoFs, StaticDir, StaticLink, StaticText};
-use crate::kernel::time::{clock_ns, monotonic_ns};
+use crate::kernel::time::clock_ns;
 use crate::kernel::{Kernel, Task};
 
 /// What uname(2) and `/proc/version` say; a release that programs know.
@@ -17,7 +17,11 @@ pub const RELEASE: &str = "6.12.0";
 pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC rsentry";
 
 /// Adds the files to procfs's root.
-pub(super) fn add(root: StaticDir, fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> StaticDir {
+pub(super) fn add(
+    root: StaticDir,
+    fs: &Arc<PseudoFs>,
+    next_ino: &mut impl FnMut() -> u64,
+) -> StaticDir {
     type Reader = fn(&Task) -> Result<Vec<u8>, Errno>;
     let computed: [(&str, Reader); 12] = [
         ("cpuinfo", |t| Ok(cpuinfo::text(&t.kernel.host.cpus).into_bytes())),
@@ -35,8 +39,14 @@ pub(super) fn add(root: StaticDir, fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut
     ];
     let fixed = [
         ("cmdline", "\n"),
-        ("filesystems", "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n"),
-        ("devices", "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n"),
+        (
+            "filesystems",
+            "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n",
+        ),
+        (
+            "devices",
+            "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n",
+        ),
         ("cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"),
         ("interrupts", ""),
     ];
@@ -88,9 +98,9 @@ fn vmstat(kernel: &Kernel) -> String {
 }
 
 fn uptime(kernel: &Kernel) -> String {
-    let up = monotonic_ns().saturating_sub(kernel.host.boot_ns) / 10_000_000;
+    let up = kernel.host.uptime_ns() / 10_000_000;
     let cpus = kernel.host.cpus.len() as u64;
-    let busy: u64 = kernel.tasks.all().iter().map(|t| t.cpu.times().total_ns()).sum();
+    let busy: u64 = kernel.tasks.all().iter().map(|t| t.cpu.times().total()).sum();
     let idle = (up * cpus).saturating_sub(busy / 10_000_000);
     format!("{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100)
 }
@@ -111,11 +121,11 @@ fn stat(kernel: &Kernel) -> String {
     let tasks = kernel.tasks.all();
     for task in &tasks {
         let times = task.cpu.times();
-        user += ticks(times.user_ns);
-        system += ticks(times.system_ns);
+        user += ticks(times.user);
+        system += ticks(times.system);
     }
     let cpus = kernel.host.cpus.len() as u64;
-    let up = ticks(monotonic_ns().saturating_sub(kernel.host.boot_ns));
+    let up = ticks(kernel.host.uptime_ns());
     let idle = (up * cpus).saturating_sub(user + system);
     let mut out = format!("cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\n");
     for cpu in 0..cpus {
@@ -130,7 +140,7 @@ fn stat(kernel: &Kernel) -> String {
     }
     let running = tasks.iter().filter(|t| t.state_char() == 'R').count();
     let now = clock_ns(libc::CLOCK_REALTIME);
-    let booted = now.saturating_sub(monotonic_ns().saturating_sub(kernel.host.boot_ns));
+    let booted = now.saturating_sub(kernel.host.uptime_ns());
     let _ = write!(
         out,
         "intr 0\nctxt 0\nbtime {}\nprocesses {}\nprocs_running {running}\nprocs_blocked 0\nsoftirq 0\n",

@@ -30,7 +30,7 @@ pub(super) fn may_inspect(reader: &Task, task: &Task) -> bool {
     let same = [t.uid, t.euid, t.suid].iter().all(|&id| id == r.fsuid)
         && [t.gid, t.egid, t.sgid].iter().all(|&id| id == r.fsgid);
     let weaker = r.permitted.contains(t.permitted);
-    r.capable(Caps::SYS_PTRACE) || (same && weaker && task.dumpable())
+    r.capable(Caps::SYS_PTRACE) || (same && weaker && task.group.dumpable() == 1)
 }
 
 type Text = fn(&Arc<Task>, &Task) -> Result<Vec<u8>, Errno>;
@@ -223,7 +223,11 @@ impl Link for PathLink {
         Ok(LinkTarget::Jump(match self.which {
             Which::Cwd => task.fs().cwd(),
             Which::Root => task.fs().root(),
-            Which::Exe => task.exe().ok_or(Errno::ENOENT)?,
+            Which::Exe => task
+                .mm()
+                .and_then(|mm| mm.exec_info().exe)
+                .map(|exe| exe.path().clone())
+                .ok_or(Errno::ENOENT)?,
         }))
     }
 }
