@@ -129,6 +129,8 @@ fn narrowed(calls: AllowList) -> AllowList {
         .only_if(libc::SYS_mprotect, &[Condition(2, Argument::Within(DATA))])
         .only_if(libc::SYS_setsockopt, &[Condition(1, Argument::IsInt(libc::SOL_SOCKET as u32))])
         .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
+        // libc's fstat: of a descriptor, not of a path.
+        .only_if(libc::SYS_newfstatat, &[Condition(3, Argument::IsInt(libc::AT_EMPTY_PATH as u32))])
 }
 
 fn gofer_calls() -> AllowList {
