@@ -52,6 +52,9 @@ const STACK: usize = 256 * 1024;
 
 /// Every host call of the gofer once [`Server::new`] has returned, for its seccomp allow-list.
 pub const HOST_SYSCALLS: &[i64] = &[
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_tgkill,
     // Files.
     libc::SYS_openat2,
     libc::SYS_statx,

@@ -41,6 +41,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_mprotect,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_brk,
     libc::SYS_memfd_create,
     // Threads and waiting.

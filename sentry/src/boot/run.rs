@@ -1,6 +1,7 @@
 //! Boots the kernel and sees the sandbox through to its end.
 
 use std::fs::File;
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
@@ -22,7 +23,7 @@ use crate::tty::devpts::{AuxDriver, Devpts, SlaveDriver};
 use crate::tty::file::{Master, Slave};
 use crate::tty::termios::Winsize;
 use crate::tty::{SLAVE_MAJOR, TTYAUX_MAJOR};
-use crate::vfs::{Dentry, FileDescription, Mount, MountFlags, OpenFlags, Path};
+use crate::vfs::{Dentry, FileDescription, FileType, Mount, MountFlags, OpenFlags, Path};
 
 /// Slaves have the majors 136 to 143 (`UNIX98_PTY_MAJOR_COUNT`).
 const SLAVE_MAJORS: u32 = 8;
@@ -115,7 +116,9 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     let kernel = Kernel::new(platform, memory, &spec.hostname, strace, sender);
     let (client, exports) = Client::connect(fds.gofer).map_err(|e| failed("gofer", e))?;
     let devpts = Devpts::new(&kernel);
-    let BootFds { stdin, stdout, stderr, .. } = fds;
+    let BootFds { stdin, stdout, stderr, log, .. } = fds;
+    // Log lines go to its number for as long as the process lives.
+    let _ = log.into_raw_fd();
     let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));
     let files = FdTable::new();
     let stdio = Stdio { cred: &cred, watcher: &watcher, files: &files };
@@ -205,14 +208,23 @@ impl Stdio<'_> {
         let fail = |e: std::io::Error| failed("standard descriptors", e);
         let access = HostStdio::access(&host).map_err(fail)?;
         let file = HostStdio::new(host, self.watcher).map_err(fail)?;
+        let start = file.position();
         let inode = file.inode(self.cred.uid, self.cred.gid);
         let fs = inode.filesystem();
-        let dentry = Dentry::root(format!("host:[{fd}]").as_bytes(), inode);
-        let mount = Mount::new(fs, dentry.clone(), "host", MountFlags::empty());
+        let name = match inode.file_type() {
+            FileType::Fifo => format!("pipe:[{}]", inode.key().ino),
+            FileType::Socket => format!("socket:[{}]", inode.key().ino),
+            _ => format!("host:[{fd}]"),
+        };
+        // A thing without a tree: its dentry is not the root of its mount.
+        let mount = Mount::new(fs, Dentry::root(b"/", inode.clone()), "host", MountFlags::empty());
+        let dentry = Dentry::root(name.as_bytes(), inode);
         let ops = Box::new(file);
         let description =
             FileDescription::new(ops, Path { mount, dentry }, access, self.cred.clone());
-        self.install(fd, description.map_err(|e| failed("standard descriptors", e))?)
+        let description = description.map_err(|e| failed("standard descriptors", e))?;
+        *description.pos().lock() = start;
+        self.install(fd, description)
     }
 
     /// The sandbox's terminal, one open file for all.

@@ -22,7 +22,7 @@ impl Unsupported {
         *count += 1;
         if *count == 1 {
             let name = crate::syscalls::entry(nr).map_or("unknown", |e| e.name);
-            tracing::warn!(nr, name, "unsupported system call");
+            tracing::info!(nr, name, "unsupported system call");
         }
     }
 

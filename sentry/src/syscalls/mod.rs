@@ -10,6 +10,7 @@ mod epoll;
 mod exec;
 mod fcntl;
 mod futex;
+mod ioctl;
 mod link_rename;
 pub(crate) mod mm;
 mod mount;

@@ -90,22 +90,6 @@ pub(super) fn write_file(
     nowait: bool,
     append: bool,
 ) -> Result<usize, Errno> {
-    let result = transfer_out(cur, file, src, at, nowait, append);
-    if result == Err(Errno::EPIPE) {
-        // Nothing but pipes and sockets says this, and both raise the signal (pipe(7)).
-        let _ = cur.task.send_signal(SigInfo::kernel(libc::SIGPIPE));
-    }
-    result
-}
-
-fn transfer_out(
-    cur: &Current,
-    file: &FileDescription,
-    src: &mut IoSrc<'_>,
-    at: At,
-    nowait: bool,
-    append: bool,
-) -> Result<usize, Errno> {
     if !file.flags().writable() {
         return Err(Errno::EBADF);
     }

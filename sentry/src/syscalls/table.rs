@@ -8,9 +8,9 @@
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
 use super::{
-    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, link_rename, mm, mount, open,
-    pipe, poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time, timerfd,
-    transfer, wait, xattr,
+    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, ioctl, link_rename, mm,
+    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time,
+    timerfd, transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -51,7 +51,7 @@ table! {
     13 rt_sigaction(sig: Signal, act: Ptr, oldact: Ptr, sigsetsize: Size) => signal::rt_sigaction;
     14 rt_sigprocmask(how: SigHow, set: SigSet, oldset: Ptr, sigsetsize: Size) => signal::rt_sigprocmask;
     15 rt_sigreturn() => signal::rt_sigreturn;
-    16 ioctl(fd: Fd, request: Hex, arg: Ptr) => none;
+    16 ioctl(fd: Fd, request: Hex, arg: Ptr) => ioctl::ioctl;
     17 pread64(fd: Fd, buf: OutBuf, count: Size, offset: Int) => read_write::pread64;
     18 pwrite64(fd: Fd, buf: InBuf, count: Size, offset: Int) => read_write::pwrite64;
     19 readv(fd: Fd, iov: Ptr, iovcnt: Int) => read_write::readv;

@@ -63,6 +63,11 @@ impl HostStdio {
         Ok(OpenFlags::from_bits_truncate(flags) & access)
     }
 
+    /// The host's position, for the new open file to start at.
+    pub fn position(&self) -> u64 {
+        *self.pos.lock()
+    }
+
     /// The inode to open it under.
     pub fn inode(&self, uid: u32, gid: u32) -> Arc<dyn Inode> {
         Arc::new(StdioInode { fd: self.fd.clone(), kind: self.kind, fs: stdio_fs(), uid, gid })
