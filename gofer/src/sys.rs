@@ -20,8 +20,13 @@ use crate::wire::{MAX_LINK, MAX_NAME};
 const RESOLVE: u64 =
     libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS;
 
+/// The error of the last call. That this process has too many files open is the whole system's
+/// limit for a guest.
 fn last() -> Errno {
-    Errno::from(io::Error::last_os_error())
+    match Errno::from(io::Error::last_os_error()) {
+        Errno::EMFILE => Errno::ENFILE,
+        e => e,
+    }
 }
 
 fn check(rc: c_int) -> Result<(), Errno> {

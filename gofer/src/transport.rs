@@ -115,12 +115,15 @@ pub(crate) struct Received {
     pub(crate) len: usize,
     /// Descriptors that came with it.
     pub(crate) fds: Vec<OwnedFd>,
-    /// Whether the peer sent more than fits: a protocol violation.
+    /// Whether the peer sent a longer frame than fits: a protocol violation.
     pub(crate) truncated: bool,
+    /// Whether descriptors were lost: because none were wanted, or because this process can have no
+    /// more (there is room for as many as Linux sends in one message).
+    pub(crate) lost_fds: bool,
 }
 
 /// Receives one frame into `buf`. With `want_fds` off, the host discards descriptors that the peer
-/// sends, and `truncated` says so.
+/// sends, and `lost_fds` says so.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
     buf: &mut [u8],
@@ -161,6 +164,7 @@ pub(crate) fn recv(
             c = libc::CMSG_NXTHDR(&msg, c);
         }
     }
-    let truncated = msg.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Received { len, fds, truncated })
+    let flag = |bit| msg.msg_flags & bit != 0;
+    let (truncated, lost_fds) = (flag(libc::MSG_TRUNC), flag(libc::MSG_CTRUNC));
+    Ok(Received { len, fds, truncated, lost_fds })
 }

@@ -25,6 +25,16 @@ use crate::wire::{self, MAX_CLOSE, MAX_MESSAGE, ReplyHeader};
 /// Nodes given up that are sent in a message of their own; fewer wait for the next request.
 const CLOSE_BATCH: usize = 256;
 
+/// The descriptor that came with a reply.
+pub(super) enum Passed {
+    /// None, and none was announced.
+    Nothing,
+    /// This one.
+    File(OwnedFd),
+    /// One was sent, but this process has no room for it.
+    Lost,
+}
+
 /// One socket and its buffers.
 pub(super) struct Connection {
     socket: Arc<OwnedFd>,
@@ -167,7 +177,7 @@ impl Link {
     /// error: the pool just stays as it is.
     fn grow(&self, c: &mut Connection) -> Result<(), Errno> {
         match self.exchange::<Done>(c, &Request::Connect {}) {
-            Ok((_, Some(socket))) => {
+            Ok((_, Passed::File(socket))) => {
                 let new = Connection::new(socket, self.deadline)
                     .map_err(|_| self.kill("it passed something that is no socket"))?;
                 let mut pool = self.pool.lock();
@@ -178,9 +188,9 @@ impl Link {
                 // It may have been killed since, without this socket.
                 if self.is_dead() { Err(Errno::EIO) } else { Ok(()) }
             }
-            Ok((_, None)) => Err(self.kill("it passed no socket")),
+            Ok((_, Passed::Nothing)) => Err(self.kill("it passed no socket")),
             Err(_) if self.is_dead() => Err(Errno::EIO),
-            Err(_) => {
+            Ok((_, Passed::Lost)) | Err(_) => {
                 let mut pool = self.pool.lock();
                 pool.max = pool.sockets.len();
                 Ok(())
@@ -192,7 +202,7 @@ impl Link {
     pub(super) fn call<T: for<'a> Wire<'a>>(
         &self,
         request: &Request<'_>,
-    ) -> Result<(T, Option<OwnedFd>), Errno> {
+    ) -> Result<(T, Passed), Errno> {
         let mut c = self.get()?;
         let result = self.exchange(&mut c, request);
         self.put(c);
@@ -202,19 +212,21 @@ impl Link {
     /// [`Link::call`] for requests whose replies carry no descriptor.
     pub(super) fn ask<T: for<'a> Wire<'a>>(&self, request: &Request<'_>) -> Result<T, Errno> {
         match self.call(request)? {
-            (reply, None) => Ok(reply),
-            (_, Some(_)) => Err(self.kill("it passed a descriptor that nobody asked for")),
+            (reply, Passed::Nothing) => Ok(reply),
+            _ => Err(self.kill("it passed a descriptor that nobody asked for")),
         }
     }
 
-    /// [`Link::call`] for requests whose replies carry a descriptor.
+    /// [`Link::call`] for requests whose replies carry a descriptor; `ENFILE` instead of it if this
+    /// process has no room for it.
     pub(super) fn ask_fd<T: for<'a> Wire<'a>>(
         &self,
         request: &Request<'_>,
-    ) -> Result<(T, OwnedFd), Errno> {
+    ) -> Result<(T, Result<OwnedFd, Errno>), Errno> {
         match self.call(request)? {
-            (reply, Some(fd)) => Ok((reply, fd)),
-            (_, None) => Err(self.kill("it passed no descriptor")),
+            (reply, Passed::File(fd)) => Ok((reply, Ok(fd))),
+            (reply, Passed::Lost) => Ok((reply, Err(Errno::ENFILE))),
+            (_, Passed::Nothing) => Err(self.kill("it passed no descriptor")),
         }
     }
 
@@ -222,7 +234,7 @@ impl Link {
         &self,
         c: &mut Connection,
         request: &Request<'_>,
-    ) -> Result<(T, Option<OwnedFd>), Errno> {
+    ) -> Result<(T, Passed), Errno> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let closes = self.take_pending();
         wire::encode_request(&mut c.output, id, request, &closes);
@@ -250,17 +262,20 @@ impl Link {
         if header.id != id || header.op != request.op() {
             return Err(self.kill("it answered something that was not asked"));
         }
-        if usize::from(header.fds) != got.fds.len() || got.fds.len() > 1 {
-            return Err(self.kill("it passed the wrong number of descriptors"));
-        }
+        let passed = match (header.fds, got.fds.len()) {
+            (0, 0) if !got.lost_fds => Passed::Nothing,
+            (1, 0) if got.lost_fds => Passed::Lost,
+            (1, 1) => got.fds.pop().map_or(Passed::Lost, Passed::File),
+            _ => return Err(self.kill("it passed the wrong number of descriptors")),
+        };
         if header.errno != 0 {
-            if body.remaining() != 0 || !got.fds.is_empty() {
+            if body.remaining() != 0 || header.fds != 0 {
                 return Err(malformed());
             }
             return Err(Errno::from_raw(header.errno as i32));
         }
         let reply = T::take(&mut body).map_err(|_| malformed())?;
         body.finish().map_err(|_| malformed())?;
-        Ok((reply, got.fds.pop()))
+        Ok((reply, passed))
     }
 }

@@ -1,5 +1,7 @@
 //! What the Sentry links: typed calls to the gofer, usable from many threads at once.
 //!
+//! `ENFILE` means that this process or the gofer has no descriptor left: give some up and try again.
+//!
 //! Each call is one blocking round trip, except [`Client::walk`] of more than
 //! [`MAX_WALK`](crate::wire::MAX_WALK) components. A call that fails because the gofer is dead,
 //! stopped for longer than the deadline, or misbehaves gives `EIO`, as does every call after it.
@@ -27,7 +29,7 @@ use crate::wire::types::{
 };
 use crate::wire::{MAX_VALUE, MAX_WALK, VERSION};
 
-use connection::Link;
+use connection::{Link, Passed};
 
 /// Most connections that a client opens; more than the threads that a small host runs at once is
 /// of no use.
@@ -237,7 +239,17 @@ impl Client {
         open: Option<OpenFlags>,
     ) -> Result<Walked, Errno> {
         let list = Names(names.iter().map(|n| Name(n)).collect());
-        let (reply, fd) = self.link.call::<WalkReply>(&Request::Walk { dir, names: list, open })?;
+        let request = Request::Walk { dir, names: list, open };
+        let (mut reply, passed) = self.link.call::<WalkReply>(&request)?;
+        let passed_any = !matches!(passed, Passed::Nothing);
+        let fd = match passed {
+            Passed::File(fd) => Some(fd),
+            Passed::Lost => {
+                reply.errno = Errno::ENFILE.raw() as u32;
+                None
+            }
+            Passed::Nothing => None,
+        };
         let found: Vec<Node> = reply.found.into_iter().map(|n| self.node(n)).collect();
         let last = found.last().map(|n| n.attr);
         let is_link = last.is_some_and(|a| a.kind() == FileKind::Symlink);
@@ -245,7 +257,7 @@ impl Client {
         if found.len() > names.len()
             || reply.errno >= 4096
             || !inner_dirs
-            || reply.opened != fd.is_some()
+            || reply.opened != passed_any
             || reply.opened && (open.is_none() || found.len() != names.len())
             || reply.link.is_some() && !is_link
             || reply.link.is_none() && is_link && reply.errno == 0
@@ -285,7 +297,7 @@ impl Client {
     ) -> Result<(OwnedFd, Attr), Errno> {
         let request = Request::Open { node: node.id, at: at.map(At::wire), flags };
         let (reply, fd) = self.link.ask_fd::<AttrReply>(&request)?;
-        Ok((self.check_file(fd, &reply.attr)?, reply.attr))
+        Ok((self.check_file(fd?, &reply.attr)?, reply.attr))
     }
 
     /// Lists a directory from `cookie` on (0, or the `next` of an entry or of the last listing):
@@ -335,7 +347,7 @@ impl Client {
         let request = Request::Create { at: at.wire(), mode, flags, owner };
         let (info, fd) = self.link.ask_fd::<NodeInfo>(&request)?;
         let node = self.node(info);
-        let fd = self.check_file(fd, &node.attr)?;
+        let fd = self.check_file(fd?, &node.attr)?;
         Ok((node, fd))
     }
 

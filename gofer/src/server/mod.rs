@@ -250,7 +250,7 @@ impl Shared {
             if got.len == 0 {
                 return Ok(());
             }
-            if got.truncated {
+            if got.truncated || got.lost_fds {
                 return Err(Error::Protocol);
             }
             let frame = RequestFrame::decode(input.get(..got.len).unwrap_or_default())

@@ -281,7 +281,15 @@ impl GoferInode {
         file
     }
 
+    /// Opens the host file. If descriptors have run out, those that are kept for nobody go first.
     fn open_host(&self, flags: HostOpen) -> Result<OwnedFd, Errno> {
+        self.try_open_host(flags).or_else(|e| match e {
+            Errno::ENFILE if self.fs.close_all_unused() => self.try_open_host(flags),
+            e => Err(e),
+        })
+    }
+
+    fn try_open_host(&self, flags: HostOpen) -> Result<OwnedFd, Errno> {
         let handle = self.handle.lock().clone();
         if handle.is_some() {
             return self.at_places(|handle, at| self.fs.client.open(handle, at, flags)).map(

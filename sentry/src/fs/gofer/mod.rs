@@ -155,6 +155,13 @@ impl GoferFs {
         }
     }
 
+    /// Closes all descriptors that are only kept. Returns whether there may have been any.
+    fn close_all_unused(&self) -> bool {
+        let kept = std::mem::take(&mut *self.open.lock());
+        kept.iter().filter_map(Weak::upgrade).for_each(|inode| inode.close_unused());
+        !kept.is_empty()
+    }
+
     /// Notes that `dir` keeps a listing of `entries`; the oldest lose theirs.
     fn note_listing(&self, dir: &Weak<GoferInode>, entries: usize) {
         let mut old = Vec::new();
