@@ -53,7 +53,11 @@ struct AnonInode {
     kind: FileType,
     attr: Mutex<Attr>,
     key: InodeKey,
+    reopen: Option<Reopen>,
 }
+
+/// Makes another open file of the same thing, for who opens `/proc/self/fd/N`.
+pub type Reopen = Box<dyn Fn(OpenFlags) -> Box<dyn FileOps> + Send + Sync>;
 
 impl Inode for AnonInode {
     fn filesystem(&self) -> Arc<dyn FileSystem> {
@@ -77,6 +81,9 @@ impl Inode for AnonInode {
     }
     fn open(self: Arc<Self>, _: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno> {
         Err(Errno::ENXIO)
+    }
+    fn open_special(&self, args: &OpenArgs<'_>) -> Option<Result<Box<dyn FileOps>, Errno>> {
+        self.reopen.as_ref().map(|reopen| Ok(reopen(args.flags)))
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -104,7 +111,7 @@ fn internal(kind: AnonKind) -> &'static Internal {
     cell.get_or_init(|| {
         let fs = Arc::new(AnonFs { name, magic, dev: mount::new_device() });
         let attr = new_attr(&fs, libc::S_IFDIR | 0o555, 0, 0);
-        let root = Dentry::root(name.as_bytes(), make_inode(&fs, FileType::Directory, attr));
+        let root = Dentry::root(name.as_bytes(), make_inode(&fs, FileType::Directory, attr, None));
         Internal { mount: Mount::new(fs.clone(), root, name, MountFlags::empty()), fs }
     })
 }
@@ -131,13 +138,27 @@ fn new_attr(fs: &AnonFs, mode: u32, uid: u32, gid: u32) -> Attr {
     }
 }
 
-fn make_inode(fs: &Arc<AnonFs>, kind: FileType, attr: Attr) -> Arc<dyn Inode> {
+fn make_inode(
+    fs: &Arc<AnonFs>,
+    kind: FileType,
+    attr: Attr,
+    reopen: Option<Reopen>,
+) -> Arc<dyn Inode> {
     let key = InodeKey { dev: attr.dev, ino: attr.ino };
-    Arc::new(AnonInode { fs: fs.clone(), kind, attr: Mutex::new(attr), key })
+    Arc::new(AnonInode { fs: fs.clone(), kind, attr: Mutex::new(attr), key, reopen })
 }
 
 /// A new inode with its name, for several open files of one thing (the two ends of a pipe).
 pub fn new_path(kind: AnonKind, cred: &Credentials) -> Path {
+    make_path(kind, cred, None)
+}
+
+/// As [`new_path`], of something that can be opened again through `/proc/self/fd`.
+pub fn new_reopenable(kind: AnonKind, cred: &Credentials, reopen: Reopen) -> Path {
+    make_path(kind, cred, Some(reopen))
+}
+
+fn make_path(kind: AnonKind, cred: &Credentials, reopen: Option<Reopen>) -> Path {
     let Internal { fs, mount } = internal(kind);
     let (file_type, mode) = match kind {
         AnonKind::Pipe => (FileType::Fifo, libc::S_IFIFO | 0o600),
@@ -153,7 +174,7 @@ pub fn new_path(kind: AnonKind, cred: &Credentials) -> Path {
         AnonKind::Inode(name) => format!("anon_inode:{name}"),
         AnonKind::Namespace(name) => name.to_owned(),
     };
-    let dentry = Dentry::root(name.as_bytes(), make_inode(fs, file_type, attr));
+    let dentry = Dentry::root(name.as_bytes(), make_inode(fs, file_type, attr, reopen));
     Path { mount: mount.clone(), dentry }
 }
 

@@ -114,12 +114,14 @@ pub fn create(
     let _exclusive = dir.dentry.dir.write();
     let child = vacant(dir, last, is_dir)?;
     let owner = NewOwner::check(ctx, dir, mode, is_dir)?;
-    if matches!(kind, NodeKind::CharDevice(rdev) if rdev != 0)
-        || matches!(kind, NodeKind::BlockDevice(_))
-    {
-        if !ctx.cred.capable(Caps::MKNOD) {
-            return Err(Errno::EPERM);
-        }
+    let is_device = match kind {
+        // Anybody may make a whiteout.
+        NodeKind::CharDevice(rdev) => rdev != 0,
+        NodeKind::BlockDevice(_) => true,
+        _ => false,
+    };
+    if is_device && !ctx.cred.capable(Caps::MKNOD) {
+        return Err(Errno::EPERM);
     }
     make(dir, &child, last.name, &owner, kind)
 }

@@ -182,6 +182,13 @@ pub trait Inode: Send + Sync + Any {
     /// Opens a regular file or directory (pipes, sockets and devices are opened by the VFS).
     fn open(self: Arc<Self>, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno>;
 
+    /// Opens something that is not a regular file or directory in a way of its own: the pipe behind
+    /// `/proc/self/fd/3`. `None` for the usual way by type and device number.
+    fn open_special(&self, args: &OpenArgs<'_>) -> Option<Result<Box<dyn FileOps>, Errno>> {
+        let _ = args;
+        None
+    }
+
     /// Reads an extended attribute, whole. `ENODATA` if it is not there.
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let _ = name;

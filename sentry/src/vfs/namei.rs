@@ -263,7 +263,7 @@ impl<'a> Walker<'a> {
     pub fn walk_parent<'p>(&mut self, path: &'p [u8]) -> Result<Last<'p>, Errno> {
         let mut rest = path;
         if rest.first() == Some(&b'/') {
-            self.to_root()?;
+            self.go_to_root()?;
             rest = skip_slashes(rest);
             if rest.is_empty() {
                 return Ok(Last { kind: LastKind::Root, name: b"", slash: true });
@@ -351,7 +351,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn to_root(&mut self) -> Result<(), Errno> {
+    fn go_to_root(&mut self) -> Result<(), Errno> {
         if self.flags.contains(LookupFlags::BENEATH) {
             return Err(Errno::EXDEV);
         }

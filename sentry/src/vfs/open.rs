@@ -220,7 +220,10 @@ pub fn finish(
     let ops = match inode.file_type() {
         FileType::Regular | FileType::Directory => inode.open(&args)?,
         FileType::Symlink => return Err(Errno::ELOOP),
-        _ => task.kernel.special.open(&args)?,
+        _ => match inode.open_special(&args) {
+            Some(result) => result?,
+            None => task.kernel.special.open(&args)?,
+        },
     };
     FileDescription::new(ops, place, flags, cred.clone())
 }

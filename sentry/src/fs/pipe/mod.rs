@@ -284,7 +284,10 @@ pub fn new_pipe(
     flags: OpenFlags,
 ) -> Result<[Arc<FileDescription>; 2], Errno> {
     let pipe = Pipe::new(cred, None)?;
-    let path = anon::new_path(AnonKind::Pipe, cred);
+    let again = pipe.clone();
+    // Unlike a FIFO's, this open does not wait for the other side.
+    let reopen = Box::new(move |flags| Box::new(again.open(flags)) as Box<dyn FileOps>);
+    let path = anon::new_reopenable(AnonKind::Pipe, cred, reopen);
     let read = pipe.open(flags & OpenFlags::NONBLOCK);
     let write = pipe.open(OpenFlags::WRONLY | flags);
     let read_flags = flags & OpenFlags::NONBLOCK;

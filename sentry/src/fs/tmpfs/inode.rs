@@ -39,7 +39,7 @@ pub(super) struct Meta {
     pub mtime: Timespec,
     pub ctime: Timespec,
     pub btime: Timespec,
-    pub xattrs: Option<Box<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What an inode holds.
@@ -93,7 +93,7 @@ impl TmpInode {
             mtime: now,
             ctime: now,
             btime: now,
-            xattrs: None,
+            xattrs: BTreeMap::new(),
         };
         Arc::new(TmpInode { fs: fs.clone(), ino, kind, rdev, meta: Mutex::new(meta), body })
     }

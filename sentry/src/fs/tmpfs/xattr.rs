@@ -25,7 +25,7 @@ impl TmpInode {
             return Err(Errno::EOPNOTSUPP);
         }
         let meta = self.meta.lock();
-        meta.xattrs.as_ref().and_then(|x| x.get(name)).cloned().ok_or(Errno::ENODATA)
+        meta.xattrs.get(name).cloned().ok_or(Errno::ENODATA)
     }
 
     pub(super) fn xattr_set(&self, name: &[u8], value: &[u8], flags: i32) -> Result<(), Errno> {
@@ -33,7 +33,7 @@ impl TmpInode {
             return Err(Errno::EOPNOTSUPP);
         }
         let mut meta = self.meta.lock();
-        let old = meta.xattrs.as_ref().and_then(|x| x.get(name));
+        let old = meta.xattrs.get(name);
         if flags & libc::XATTR_CREATE != 0 && old.is_some() {
             return Err(Errno::EEXIST);
         }
@@ -49,7 +49,7 @@ impl TmpInode {
             .xattr_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
             .map_err(|_| Errno::ENOSPC)?;
-        meta.xattrs.get_or_insert_default().insert(name.to_vec(), value.to_vec());
+        meta.xattrs.insert(name.to_vec(), value.to_vec());
         meta.ctime = crate::kernel::time::file_time();
         Ok(())
     }
@@ -57,7 +57,7 @@ impl TmpInode {
     pub(super) fn xattr_list(&self) -> Vec<u8> {
         let meta = self.meta.lock();
         let mut names = Vec::new();
-        for name in meta.xattrs.iter().flat_map(|x| x.keys()) {
+        for name in meta.xattrs.keys() {
             names.extend_from_slice(name);
             names.push(0);
         }
@@ -69,7 +69,7 @@ impl TmpInode {
             return Err(Errno::EOPNOTSUPP);
         }
         let mut meta = self.meta.lock();
-        let value = meta.xattrs.as_mut().and_then(|x| x.remove(name)).ok_or(Errno::ENODATA)?;
+        let value = meta.xattrs.remove(name).ok_or(Errno::ENODATA)?;
         self.fs.xattr_bytes.fetch_sub(cost(name, &value), Ordering::Relaxed);
         meta.ctime = crate::kernel::time::file_time();
         Ok(())
@@ -77,9 +77,7 @@ impl TmpInode {
 
     /// Gives back what the attributes cost, when the inode goes.
     pub(super) fn drop_xattrs(&mut self) {
-        if let Some(xattrs) = self.meta.get_mut().xattrs.take() {
-            let bytes = xattrs.iter().map(|(n, v)| cost(n, v)).sum();
-            self.fs.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
+        let bytes = self.meta.get_mut().xattrs.iter().map(|(n, v)| cost(n, v)).sum();
+        self.fs.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
