@@ -245,7 +245,8 @@ pub trait AddressSpace: Send + Sync {
     /// than what was queued before the call. Kicks running threads if it has to. May block for as
     /// long as that takes; never for a guest's pleasure.
     fn sync(&self);
-    /// A new, stopped guest thread, to be run by the calling host thread only.
+    /// A new, stopped guest thread, to be run by the calling host thread only. It keeps the `Arc`
+    /// for as long as it can execute guest code, so that counting tells who could.
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error>;
 }
 

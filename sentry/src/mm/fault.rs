@@ -269,6 +269,7 @@ impl MemoryManager {
         addr: u64,
     ) -> Result<(), MapFault> {
         let prot = vma.flags.hardware();
+        self.hot.note(addr);
         let Some((found, _)) = st.pmas.get(addr) else { return Ok(()) };
         // The area may cover a part of what the memory does, and the other way round.
         let run = found.start.max(range.start)..found.end.min(range.end);
@@ -293,7 +294,7 @@ impl MemoryManager {
     }
 
     /// If nobody else owns any page of `part` (inside one PMA) any more, lets the guest write it.
-    fn reclaim(&self, st: &mut State, part: Range<u64>, prot: Prot) -> bool {
+    pub(super) fn reclaim(&self, st: &mut State, part: Range<u64>, prot: Prot) -> bool {
         let Some((found, Pma { memory: Memory::Frames(frames), private: true, .. })) =
             st.pmas.get(part.start)
         else {

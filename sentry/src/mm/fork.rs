@@ -1,16 +1,50 @@
 //! fork: a copy of an address space that shares memory copy-on-write.
+//!
+//! A copy-on-write fault costs far more here than copying a few pages. What parent or child wrote
+//! to after earlier forks ([`HotChunks`]: the stack's end, thread-local storage, the C library's
+//! data) is therefore copied for the child at once, and the parent keeps its right to write it.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use abi::Errno;
+use parking_lot::Mutex;
 use platform::Prot;
+use smallvec::SmallVec;
 
 use super::interval_map::IntervalMap;
 use super::pma::{Memory, Pma};
-use super::vma::{VmFlags, VmaName};
+use super::vma::{VmFlags, Vma, VmaName};
 use super::{MemoryManager, State};
+
+/// Size of a hot chunk.
+const HOT_CHUNK: u64 = 16 << 10;
+/// Most hot chunks of a family: what a fork copies at most.
+const MAX_HOT: usize = 16;
+
+/// Where copy-on-write faults happened lately in a family of forked address spaces; the latest
+/// first.
+#[derive(Default)]
+pub(super) struct HotChunks {
+    chunks: Mutex<SmallVec<[u64; MAX_HOT]>>,
+}
+
+impl HotChunks {
+    /// Notes a copy-on-write fault.
+    pub(super) fn note(&self, addr: u64) {
+        let chunk = addr & !(HOT_CHUNK - 1);
+        let mut chunks = self.chunks.lock();
+        if !chunks.contains(&chunk) {
+            chunks.truncate(MAX_HOT - 1);
+            chunks.insert(0, chunk);
+        }
+    }
+
+    fn ranges(&self) -> SmallVec<[Range<u64>; MAX_HOT]> {
+        self.chunks.lock().iter().map(|chunk| *chunk..*chunk + HOT_CHUNK).collect()
+    }
+}
 
 impl MemoryManager {
     /// A copy of the address space, as it is now, for a child process (`dup_mm`). `ENOMEM`.
@@ -33,7 +67,15 @@ impl MemoryManager {
             exec: st.exec.clone(),
         };
         let stack_limit = self.stack_limit.load(Ordering::Relaxed);
-        let child = MemoryManager::with_state(&self.ctx, stack_limit, copy)?;
+        let child = MemoryManager::with_state(&self.ctx, stack_limit, self.hot.clone(), copy)?;
+        // The forking thread's is the only other reference when nobody else can run; a copy must not
+        // race with writes, which could then be seen out of order.
+        let alone = Arc::strong_count(&self.space) <= 2;
+        let hot = if alone { self.hot.ranges() } else { SmallVec::new() };
+        for range in &hot {
+            self.prepare_hot(&mut st, range);
+        }
+        let is_hot = |at: u64| hot.iter().any(|range| range.contains(&at));
         let mut vdso_base = None;
         {
             let mut to = child.state.write();
@@ -46,24 +88,27 @@ impl MemoryManager {
                 if vma.name == VmaName::Vvar {
                     vdso_base = Some(range.start);
                 }
-                if let Some(backing) = &vma.backing {
-                    backing.object.mappings().add(&child.this);
-                }
-                let mut vma = vma.clone();
-                vma.flags -= VmFlags::LOCKED | VmFlags::LOCKONFAULT;
-                let wipe = vma.flags.contains(VmFlags::WIPEONFORK);
-                let private = vma.is_private();
-                to.put_vma(range.clone(), vma);
-                if wipe {
+                to.put_vma(range.clone(), child.adopt(vma));
+                if vma.flags.contains(VmFlags::WIPEONFORK) {
                     continue;
                 }
                 for (found, pma) in pmas.overlapping_mut(range.clone()) {
-                    if private {
-                        protect.make_cow(&found, pma);
-                    }
                     let part = found.start.max(range.start)..found.end.min(range.end);
-                    let shared = pma.share(part.start - found.start, part.end - part.start);
-                    child.install(&mut to, part, shared, false);
+                    let (start, len) = (part.start - found.start, part.end - part.start);
+                    let copy = match vma.is_private() {
+                        true if is_hot(part.start) => own_copy(pma, start, len),
+                        _ => None,
+                    };
+                    let (theirs, populate) = match copy {
+                        Some(copy) => (copy, true),
+                        None => {
+                            if vma.is_private() {
+                                protect.make_cow(&found, pma);
+                            }
+                            (pma.share(start, len), false)
+                        }
+                    };
+                    child.install(&mut to, part, theirs, populate);
                 }
             }
             protect.flush();
@@ -79,6 +124,60 @@ impl MemoryManager {
             _ => {}
         }
         Ok(child)
+    }
+
+    /// Cuts memory at the borders of a hot chunk, and takes back what was shared with children that
+    /// are gone.
+    fn prepare_hot(&self, st: &mut State, chunk: &Range<u64>) {
+        st.pmas.split_at(chunk.start);
+        st.pmas.split_at(chunk.end);
+        let mut at = chunk.start;
+        while at < chunk.end {
+            let Some((range, vma)) = st.vmas.find(at) else { break };
+            if range.start >= chunk.end {
+                break;
+            }
+            let prot = vma.flags.hardware();
+            let part = range.start.max(chunk.start)..range.end.min(chunk.end);
+            at = part.end;
+            if !prot.write || !vma.is_private() {
+                continue;
+            }
+            let cows: SmallVec<[Range<u64>; 4]> = st
+                .pmas
+                .overlapping(part.clone())
+                .filter(|(_, pma)| pma.cow)
+                .map(|(found, _)| found.start.max(part.start)..found.end.min(part.end))
+                .collect();
+            for cow in cows {
+                self.reclaim(st, cow, prot);
+            }
+        }
+        // Taking back may have joined what was just cut.
+        st.pmas.split_at(chunk.start);
+        st.pmas.split_at(chunk.end);
+    }
+
+    /// A child's version of an area of its parent.
+    fn adopt(&self, vma: &Vma) -> Vma {
+        if let Some(backing) = &vma.backing {
+            backing.object.mappings().add(&self.this);
+        }
+        let mut vma = vma.clone();
+        vma.flags -= VmFlags::LOCKED | VmFlags::LOCKONFAULT;
+        vma
+    }
+}
+
+/// A copy of a part of memory that its owner may write to without asking; `None` if it may not, or
+/// if there is no memory.
+fn own_copy(pma: &Pma, start: u64, len: u64) -> Option<Pma> {
+    match &pma.memory {
+        Memory::Frames(frames) if pma.private && !pma.cow && pma.prot.write => {
+            let memory = Memory::Frames(frames.duplicate(start, len)?);
+            Some(Pma { memory, prot: pma.prot, cow: false, private: true })
+        }
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! PMAs (what backs it now), and tells the platform's [`AddressSpace`] what the stub is to map.
 //!
 //! Lock order: VFS locks -> `MemoryManager::state` -> a [`Mappable`]'s own locks ->
-//! [`MappingRegistry`] -> the platform. Two `state` locks are never held at once, except by fork,
+//! [`MappingRegistry`], hot chunks -> the platform. Two `state` locks are never held at once, except by fork,
 //! whose child nobody else knows yet.
 
 use std::ops::Range;
@@ -51,6 +51,7 @@ pub use proc::{ExecInfo, MemoryUse, Resident, VmaInfo};
 pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
 pub use vma::VmFlags;
 
+use fork::HotChunks;
 use interval_map::IntervalMap;
 use layout::Layout;
 use pma::Pma;
@@ -125,6 +126,8 @@ pub struct MemoryManager {
     /// `RLIMIT_STACK`, for stacks that grow on a fault.
     stack_limit: AtomicU64,
     this: Weak<MemoryManager>,
+    /// What the family of forked copies writes to soon after a fork.
+    hot: Arc<HotChunks>,
     state: RwLock<State>,
 }
 
@@ -172,12 +175,13 @@ impl MemoryManager {
             rss_peak: 0,
             exec: ExecInfo::default(),
         };
-        Self::with_state(ctx, limits.stack, state)
+        Self::with_state(ctx, limits.stack, Arc::default(), state)
     }
 
     fn with_state(
         ctx: &Arc<MmContext>,
         stack_limit: u64,
+        hot: Arc<HotChunks>,
         state: State,
     ) -> Result<Arc<MemoryManager>, Errno> {
         let space = ctx.platform.new_address_space().map_err(|error| {
@@ -189,6 +193,7 @@ impl MemoryManager {
             space,
             stack_limit: AtomicU64::new(stack_limit),
             this: this.clone(),
+            hot,
             state: RwLock::new(state),
         }))
     }

@@ -235,6 +235,21 @@ fn fork_copies_on_write() {
 }
 
 #[test]
+fn fork_copies_at_once_what_was_written_after_the_last() {
+    let ctx = context(64 << 20);
+    let mm = new_mm(&ctx);
+    let addr = anonymous(&mm, 0, 64, RW, 0).unwrap();
+    let hot = addr + 20 * PAGE;
+    drop(mm.fork().unwrap());
+    Guest(&mm).write(hot, 1).unwrap();
+    let child = mm.fork().unwrap();
+    assert!(Guest(&mm).is_writable(hot) && Guest(&child).is_writable(hot));
+    assert!(!Guest(&mm).is_writable(addr) && !Guest(&child).is_writable(addr));
+    Guest(&child).write(hot, 2).unwrap();
+    assert_eq!((Guest(&mm).read(hot), Guest(&child).read(hot)), (Ok(1), Ok(2)));
+}
+
+#[test]
 fn fork_honours_advice() {
     let ctx = context(64 << 20);
     let mm = new_mm(&ctx);
