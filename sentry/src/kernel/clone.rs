@@ -193,6 +193,7 @@ pub fn start_init(
         pgrp.add(&task.group);
         kernel.tasks.add_pgrp(&pgrp);
     }
+    task.group.watch_cpu_limit(kernel);
     before(&task);
     let start =
         Start { task: task.clone(), mm, files, regs, xstate: None, altstack: AltStack::NONE };
@@ -374,6 +375,7 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
     }
     family.pgrp.add(group);
     drop(family);
+    group.watch_cpu_limit(&kernel);
     Ok(task)
 }
 

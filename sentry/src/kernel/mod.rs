@@ -9,6 +9,7 @@
 
 pub mod clone;
 pub mod cpu_clock;
+pub mod cpu_limit;
 pub mod cred;
 pub mod cred_exec;
 pub mod cred_set;

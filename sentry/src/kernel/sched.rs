@@ -45,6 +45,17 @@ impl CpuSet {
         self.0.iter().all(|&w| w == 0)
     }
 
+    /// Whether a CPU is in it.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0.get(cpu / 64).is_some_and(|w| w >> (cpu % 64) & 1 != 0)
+    }
+
+    /// The lowest CPU; 0 without any.
+    pub fn lowest(&self) -> usize {
+        let word = self.0.iter().position(|&w| w != 0);
+        word.map_or(0, |i| i * 64 + self.0[i].trailing_zeros() as usize)
+    }
+
     /// How many there are.
     pub fn count(&self) -> u32 {
         self.0.iter().map(|w| w.count_ones()).sum()

@@ -4,12 +4,13 @@
 //! leaves.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::cpu_clock::CpuTimes;
+use super::cpu_limit::CpuLimit;
 use super::rusage::Usage;
 use super::session::ProcessGroup;
 use super::signal::{GroupSignals, SigInfo, Sighand, SignalSource};
@@ -79,6 +80,8 @@ pub struct ThreadGroup {
     pub oom_score_adj: AtomicI32,
     /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_time: u64,
+    /// Keeps `RLIMIT_CPU`, once there is one.
+    pub(super) cpu_limit: OnceLock<Arc<CpuLimit>>,
     /// `PR_SET_THP_DISABLE`
     thp_disabled: AtomicBool,
     /// The most resident memory of what it let go of, in KiB.
@@ -122,6 +125,7 @@ impl ThreadGroup {
             dumpable: AtomicI32::new(1),
             oom_score_adj: AtomicI32::new(0),
             start_time: time::clock_ns(libc::CLOCK_BOOTTIME),
+            cpu_limit: OnceLock::new(),
             thp_disabled: AtomicBool::new(false),
             past_rss: AtomicU64::new(0),
         })

@@ -50,6 +50,9 @@ fn change(
             Ok(std::mem::replace(limit, new))
         })
         .ok_or(Errno::EINVAL)??;
+    if resource == libc::RLIMIT_CPU {
+        group.watch_cpu_limit(&cur.kernel);
+    }
     if resource == libc::RLIMIT_STACK
         && let Some(mm) = group.leader().and_then(|l| l.mm())
     {
