@@ -1,0 +1,141 @@
+//! Which socket has which name: abstract names, and inodes of bound sockets. And all sockets, for
+//! /proc/net/unix.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use parking_lot::Mutex;
+
+use super::{UnixAddr, UnixSocket};
+use crate::kernel::Task;
+use crate::vfs::dirops;
+use crate::vfs::namei::{LookupFlags, WalkContext};
+use crate::vfs::perm::{self, Access};
+use crate::vfs::{FileType, InodeKey, NodeKind, Path};
+
+/// The names of one network namespace.
+#[derive(Default)]
+pub struct UnixNames {
+    inner: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    abstracts: HashMap<Vec<u8>, Weak<UnixSocket>>,
+    inodes: HashMap<InodeKey, Weak<UnixSocket>>,
+    all: Vec<Weak<UnixSocket>>,
+    /// How long `all` may get before somebody looks for dead ones.
+    prune_at: usize,
+    last_auto: u32,
+}
+
+/// A name that a socket is bound to.
+pub struct Bound {
+    /// As getsockname(2) shows it.
+    pub addr: UnixAddr,
+    /// Where it lies in the file system; keeps the inode's number from being used again.
+    pub path: Option<Path>,
+}
+
+impl UnixNames {
+    /// Notes a new socket.
+    pub(super) fn add(&self, socket: &Arc<UnixSocket>) {
+        let mut names = self.inner.lock();
+        if names.all.len() >= names.prune_at {
+            names.all.retain(|s| s.strong_count() > 0);
+            names.prune_at = (names.all.len() * 2).max(64);
+        }
+        names.all.push(Arc::downgrade(socket));
+    }
+
+    /// All sockets.
+    pub fn all(&self) -> Vec<Arc<UnixSocket>> {
+        self.inner.lock().all.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Binds a socket. `EADDRINUSE`, and what making the file says.
+    pub(super) fn bind(
+        &self,
+        task: &Task,
+        socket: &Arc<UnixSocket>,
+        addr: UnixAddr,
+    ) -> Result<Bound, Errno> {
+        match addr {
+            UnixAddr::Path(path) => {
+                let place = make_node(task, &path)?;
+                let key = place.inode()?.key();
+                self.inner.lock().inodes.insert(key, Arc::downgrade(socket));
+                Ok(Bound { addr: UnixAddr::Path(path), path: Some(place) })
+            }
+            UnixAddr::Abstract(name) => {
+                let mut names = self.inner.lock();
+                if names.abstracts.get(&name).is_some_and(|s| s.strong_count() > 0) {
+                    return Err(Errno::EADDRINUSE);
+                }
+                names.abstracts.insert(name.clone(), Arc::downgrade(socket));
+                Ok(Bound { addr: UnixAddr::Abstract(name), path: None })
+            }
+            UnixAddr::Unnamed => {
+                let mut names = self.inner.lock();
+                // Five hexadecimal digits, as on Linux.
+                for _ in 0..1 << 20 {
+                    names.last_auto = (names.last_auto + 1) & 0xfffff;
+                    let name = format!("{:05x}", names.last_auto).into_bytes();
+                    if names.abstracts.get(&name).is_none_or(|s| s.strong_count() == 0) {
+                        names.abstracts.insert(name.clone(), Arc::downgrade(socket));
+                        return Ok(Bound { addr: UnixAddr::Abstract(name), path: None });
+                    }
+                }
+                Err(Errno::ENOSPC)
+            }
+        }
+    }
+
+    /// Gives a name up.
+    pub(super) fn unbind(&self, bound: &Bound) {
+        let mut names = self.inner.lock();
+        match (&bound.addr, &bound.path) {
+            (UnixAddr::Abstract(name), _) => drop(names.abstracts.remove(name)),
+            (_, Some(path)) => {
+                if let Ok(inode) = path.inode() {
+                    names.inodes.remove(&inode.key());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The socket that an address names. `ECONNREFUSED`, and what walking the path says.
+    pub(super) fn find(&self, task: &Task, addr: &UnixAddr) -> Result<Arc<UnixSocket>, Errno> {
+        let socket = match addr {
+            UnixAddr::Unnamed => None,
+            UnixAddr::Abstract(name) => {
+                self.inner.lock().abstracts.get(name).and_then(Weak::upgrade)
+            }
+            UnixAddr::Path(path) => {
+                let ctx = WalkContext::of(task);
+                let place = ctx.lookup(ctx.cwd.clone(), path, LookupFlags::FOLLOW)?;
+                let inode = place.inode()?;
+                perm::check(&ctx.cred, &inode, Access::WRITE)?;
+                if inode.file_type() != FileType::Socket {
+                    return Err(Errno::ECONNREFUSED);
+                }
+                self.inner.lock().inodes.get(&inode.key()).and_then(Weak::upgrade)
+            }
+        };
+        socket.ok_or(Errno::ECONNREFUSED)
+    }
+}
+
+/// Makes the file of a bound socket.
+fn make_node(task: &Task, path: &[u8]) -> Result<Path, Errno> {
+    let ctx = WalkContext::of(task);
+    let (dir, last) = ctx.parent(ctx.cwd.clone(), path)?;
+    let mode = 0o777 & !task.fs().umask();
+    dirops::create(&ctx, &dir, last, mode, NodeKind::Socket).map_err(|errno| match errno {
+        Errno::EEXIST => Errno::EADDRINUSE,
+        other => other,
+    })?;
+    ctx.lookup(dir, last.name, LookupFlags::empty())
+}
