@@ -63,6 +63,8 @@ pub struct Kernel {
     pub memory: Arc<MemoryFile>,
     /// All tasks by number.
     pub tasks: TaskTable,
+    /// Names of Unix sockets.
+    pub unix: Arc<crate::net::unix::UnixNames>,
     /// Fires timers.
     pub timers: timer::TimerService,
     /// What each user has in use.
@@ -109,6 +111,7 @@ impl Kernel {
             platform,
             memory,
             tasks: TaskTable::default(),
+            unix: Arc::default(),
             timers: timer::TimerService::default(),
             users: users::Users::default(),
             futexes: futex::FutexTable::default(),

@@ -343,7 +343,7 @@ impl Task {
 
     /// Repeats `op` until it says something else than `EAGAIN`, sleeping on the file's wait queue
     /// for `events` in between. A non-blocking file's `EAGAIN` is returned, and so is one past
-    /// `deadline`.
+    /// `deadline` or the file's own timeout.
     pub fn block_on<T>(
         &self,
         file: &FileDescription,
@@ -356,11 +356,16 @@ impl Task {
             return first;
         }
         let Some(queue) = file.ops().wait_queue() else { return first };
+        let timeout = file.ops().timeout(events.contains(Events::OUT));
+        let deadline =
+            deadline.or(timeout.map(|ns| super::time::monotonic_ns().saturating_add(ns)));
         let _registration = queue.register(events, self.sleeper.clone());
         loop {
             match op() {
                 Err(Errno::EAGAIN) => match self.block(deadline) {
                     Err(Errno::ETIMEDOUT) => return Err(Errno::EAGAIN),
+                    // Restarted, it would wait for the whole timeout again (`sock_intr_errno`).
+                    Err(Errno::ERESTARTSYS) if timeout.is_some() => return Err(Errno::EINTR),
                     other => other?,
                 },
                 result => return result,

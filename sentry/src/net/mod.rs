@@ -13,4 +13,4 @@ pub mod options;
 pub mod socket;
 pub mod unix;
 
-pub use socket::{MsgFlags, RecvArgs, Received, SendArgs, Shutdown, Socket, SocketFile, Ucred};
+pub use socket::{MsgFlags, Received, RecvArgs, SendArgs, Shutdown, Socket, SocketFile, Ucred};

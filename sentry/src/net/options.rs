@@ -126,12 +126,7 @@ fn buffer(asked: i32, max: u32, min: u32) -> u32 {
 }
 
 /// setsockopt(2) of `SOL_SOCKET`.
-pub fn set(
-    socket: &dyn Socket,
-    name: i32,
-    value: &[u8],
-    cred: &Credentials,
-) -> Result<(), Errno> {
+pub fn set(socket: &dyn Socket, name: i32, value: &[u8], cred: &Credentials) -> Result<(), Errno> {
     let options = socket.options();
     let number = int(value)?;
     let need = |cap| if cred.capable(cap) { Ok(()) } else { Err(Errno::EPERM) };
@@ -193,9 +188,8 @@ pub fn set(
 pub fn get(socket: &dyn Socket, name: i32) -> Result<Vec<u8>, Errno> {
     let options = socket.options();
     let of_int = |value: i32| Ok(value.as_bytes().to_vec());
-    let of_time = |ns: &AtomicU64| {
-        Ok(Timeval::from_ns(ns.load(Ordering::Relaxed)).as_bytes().to_vec())
-    };
+    let of_time =
+        |ns: &AtomicU64| Ok(Timeval::from_ns(ns.load(Ordering::Relaxed)).as_bytes().to_vec());
     match name {
         libc::SO_TYPE => of_int(socket.kind()),
         libc::SO_DOMAIN => of_int(socket.domain()),

@@ -39,9 +39,7 @@ mod bits {
 pub use bits::MsgFlags;
 
 /// `struct ucred`
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct Ucred {
@@ -149,7 +147,8 @@ pub trait Socket: Send + Sync + Any {
     /// sendmsg(2). A stream may say `EAGAIN` after it took a part.
     fn send(&self, src: &mut IoSrc<'_>, args: &mut SendArgs<'_>) -> Result<usize, Errno>;
     /// recvmsg(2). A stream that waits for all (`MSG_WAITALL`) may say `EAGAIN` after a part.
-    fn recv(&self, dst: &mut IoDst<'_>, args: RecvArgs, out: &mut Received) -> Result<usize, Errno>;
+    fn recv(&self, dst: &mut IoDst<'_>, args: RecvArgs, out: &mut Received)
+    -> Result<usize, Errno>;
     /// shutdown(2)
     fn shutdown(&self, how: Shutdown) -> Result<(), Errno>;
     /// getsockname(2)
@@ -197,6 +196,14 @@ impl SocketFile {
     /// The socket.
     pub fn socket(&self) -> &Arc<dyn Socket> {
         &self.socket
+    }
+}
+
+#[cfg(test)]
+impl SocketFile {
+    /// A blocking socket file that `creator` made.
+    pub fn for_tests(socket: Arc<dyn Socket>, creator: Ucred) -> SocketFile {
+        SocketFile { socket, nonblocking: AtomicBool::new(false), creator }
     }
 }
 

@@ -23,6 +23,8 @@ mod read_write;
 mod rlimit;
 mod sched;
 mod signal;
+mod socket;
+mod socket_io;
 mod stat;
 pub mod strace;
 mod system;

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::time::{deadline_in, read_timespec};
 use super::{Args, SysResult};
 use crate::kernel::poll::{Interest, Patience, wait_any};
+use crate::kernel::signal::SigSet;
 use crate::kernel::time::monotonic_ns;
 use crate::kernel::{Current, Events};
 
@@ -44,10 +45,14 @@ pub(super) fn with_mask(
     if mask == 0 {
         return f(cur);
     }
-    if size != size_of::<u64>() {
+    if size != size_of::<SigSet>() {
         return Err(Errno::EINVAL);
     }
-    Err(Errno::ENOSYS)
+    let mask: SigSet = cur.mm.read_obj(mask)?;
+    cur.set_temporary_mask(mask);
+    let result = f(cur);
+    cur.restore_mask_unless(matches!(result, Err(Errno::ERESTARTNOHAND | Errno::EINTR)));
+    result
 }
 
 /// Writes what is left of a timeout, as select and ppoll do. Without that, a restarted call would

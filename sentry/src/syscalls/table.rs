@@ -9,8 +9,8 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, ioctl, link_rename, mm,
-    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, stat, system, time,
-    timerfd, transfer, wait, xattr,
+    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, socket, socket_io,
+    stat, system, time, timerfd, transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -76,21 +76,21 @@ table! {
     38 setitimer(which: Int, new: Ptr, old: Ptr) => none;
     39 getpid() => process::getpid;
     40 sendfile(out_fd: Fd, in_fd: Fd, offset: Ptr, count: Size) => transfer::sendfile;
-    41 socket(domain: Int, type: Hex, protocol: Int) => none;
-    42 connect(fd: Fd, addr: Ptr, addrlen: Uint) => none;
-    43 accept(fd: Fd, addr: Ptr, addrlen: Ptr) => none;
-    44 sendto(fd: Fd, buf: InBuf, len: Size, flags: Hex, addr: Ptr, addrlen: Uint) => none;
-    45 recvfrom(fd: Fd, buf: OutBuf, len: Size, flags: Hex, addr: Ptr, addrlen: Ptr) => none;
-    46 sendmsg(fd: Fd, msg: Ptr, flags: Hex) => none;
-    47 recvmsg(fd: Fd, msg: Ptr, flags: Hex) => none;
-    48 shutdown(fd: Fd, how: Int) => none;
-    49 bind(fd: Fd, addr: Ptr, addrlen: Uint) => none;
-    50 listen(fd: Fd, backlog: Int) => none;
-    51 getsockname(fd: Fd, addr: Ptr, addrlen: Ptr) => none;
-    52 getpeername(fd: Fd, addr: Ptr, addrlen: Ptr) => none;
-    53 socketpair(domain: Int, type: Hex, protocol: Int, sv: Ptr) => none;
-    54 setsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Uint) => none;
-    55 getsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Ptr) => none;
+    41 socket(domain: Int, type: Hex, protocol: Int) => socket::socket, "AF_UNIX only";
+    42 connect(fd: Fd, addr: Ptr, addrlen: Uint) => socket::connect;
+    43 accept(fd: Fd, addr: Ptr, addrlen: Ptr) => socket::accept;
+    44 sendto(fd: Fd, buf: InBuf, len: Size, flags: Hex, addr: Ptr, addrlen: Uint) => socket_io::sendto;
+    45 recvfrom(fd: Fd, buf: OutBuf, len: Size, flags: Hex, addr: Ptr, addrlen: Ptr) => socket_io::recvfrom;
+    46 sendmsg(fd: Fd, msg: Ptr, flags: Hex) => socket_io::sendmsg;
+    47 recvmsg(fd: Fd, msg: Ptr, flags: Hex) => socket_io::recvmsg;
+    48 shutdown(fd: Fd, how: Int) => socket::shutdown;
+    49 bind(fd: Fd, addr: Ptr, addrlen: Uint) => socket::bind;
+    50 listen(fd: Fd, backlog: Int) => socket::listen;
+    51 getsockname(fd: Fd, addr: Ptr, addrlen: Ptr) => socket::getsockname;
+    52 getpeername(fd: Fd, addr: Ptr, addrlen: Ptr) => socket::getpeername;
+    53 socketpair(domain: Int, type: Hex, protocol: Int, sv: Ptr) => socket::socketpair;
+    54 setsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Uint) => socket::setsockopt;
+    55 getsockopt(fd: Fd, level: Int, name: Int, value: Ptr, len: Ptr) => socket::getsockopt;
     56 clone(flags: CloneFlags, stack: Ptr, parent_tid: Ptr, child_tid: Ptr, tls: Ptr) => process::clone, "no namespaces";
     57 fork() => process::fork;
     58 vfork() => process::vfork;
@@ -305,8 +305,8 @@ table! {
     267 readlinkat(dirfd: AtFd, path: Path, buf: OutBuf, bufsiz: Size) => link_rename::readlinkat;
     268 fchmodat(dirfd: AtFd, path: Path, mode: Mode) => attr::fchmodat;
     269 faccessat(dirfd: AtFd, path: Path, mode: Oct) => stat::faccessat;
-    270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => poll::pselect6, "no signal mask";
-    271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => poll::ppoll, "no signal mask";
+    270 pselect6(nfds: Int, readfds: Ptr, writefds: Ptr, exceptfds: Ptr, timeout: Timespec, sigmask: Ptr) => poll::pselect6;
+    271 ppoll(fds: Ptr, nfds: Uint, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => poll::ppoll;
     272 unshare(flags: CloneFlags) => process::unshare, "no namespaces";
     273 set_robust_list(head: Ptr, len: Size) => futex::set_robust_list;
     274 get_robust_list(pid: Int, head: Ptr, len: Ptr) => futex::get_robust_list;
@@ -316,14 +316,14 @@ table! {
     278 vmsplice(fd: Fd, iov: Ptr, nr_segs: Size, flags: Hex) => transfer::vmsplice;
     279 move_pages(pid: Int, count: Size, pages: Ptr, nodes: Ptr, status: Ptr, flags: Hex) => none;
     280 utimensat(dirfd: AtFd, path: Path, times: Ptr, flags: AtFlags) => attr::utimensat;
-    281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait, "no signal mask";
+    281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait;
     282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => none;
     283 timerfd_create(clockid: Clock, flags: Hex) => timerfd::timerfd_create;
     284 eventfd(initval: Uint) => pipe::eventfd;
     285 fallocate(fd: Fd, mode: Hex, offset: Int, len: Int) => attr::fallocate;
     286 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) => timerfd::timerfd_settime;
     287 timerfd_gettime(fd: Fd, curr: Ptr) => timerfd::timerfd_gettime;
-    288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => none;
+    288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => socket::accept4;
     289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => none;
     290 eventfd2(initval: Uint, flags: Hex) => pipe::eventfd2;
     291 epoll_create1(flags: Hex) => epoll::epoll_create1;
@@ -334,7 +334,7 @@ table! {
     296 pwritev(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => read_write::pwritev;
     297 rt_tgsigqueueinfo(tgid: Int, tid: Int, sig: Signal, info: Ptr) => signal::rt_tgsigqueueinfo;
     298 perf_event_open(attr: Ptr, pid: Int, cpu: Int, group_fd: Fd, flags: Hex) => none;
-    299 recvmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex, timeout: Timespec) => none;
+    299 recvmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex, timeout: Timespec) => socket_io::recvmmsg;
     300 fanotify_init(flags: Hex, event_f_flags: Hex) => none;
     301 fanotify_mark() => none;
     302 prlimit64(pid: Int, resource: Int, new: Ptr, old: Ptr) => rlimit::prlimit64;
@@ -342,7 +342,7 @@ table! {
     304 open_by_handle_at(mount_fd: Fd, handle: Ptr, flags: OpenFlags) => none;
     305 clock_adjtime(clockid: Clock, tx: Ptr) => time::clock_adjtime, "read-only";
     306 syncfs(fd: Fd) => read_write::syncfs;
-    307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => none;
+    307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => socket_io::sendmmsg;
     308 setns(fd: Fd, nstype: CloneFlags) => process::setns, "there are only the first namespaces";
     309 getcpu(cpu: Ptr, node: Ptr, tcache: Ptr) => sched::getcpu;
     310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
@@ -387,7 +387,7 @@ table! {
     438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: Hex) => signal::pidfd_getfd;
     439 faccessat2(dirfd: AtFd, path: Path, mode: Oct, flags: AtFlags) => stat::faccessat2;
     440 process_madvise(pidfd: Fd, iov: Ptr, vlen: Size, advice: Int, flags: Hex) => none;
-    441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait2, "no signal mask";
+    441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait2;
     442 mount_setattr() => none;
     443 quotactl_fd() => none;
     444 landlock_create_ruleset(attr: Ptr, size: Size, flags: Hex) => none;

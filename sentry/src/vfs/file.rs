@@ -133,6 +133,11 @@ pub trait FileOps: Send + Sync + Any {
     fn wait_queue(&self) -> Option<WaitQueue> {
         None
     }
+    /// How long a call on it waits at most, in nanoseconds (`SO_RCVTIMEO`, `SO_SNDTIMEO`).
+    fn timeout(&self, write: bool) -> Option<u64> {
+        let _ = write;
+        None
+    }
     /// ioctl(2); the return value of a success goes to the guest.
     fn ioctl(&self, cur: &mut Current, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let _ = (cur, cmd, arg);

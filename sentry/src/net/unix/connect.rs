@@ -25,7 +25,7 @@ impl UnixSocket {
         }
         self.autobind(task)?;
         let this = self.this.upgrade().ok_or(Errno::EINVAL)?;
-        let other = self.kernel.unix.find(task, &addr)?;
+        let other = self.names.find(task, &addr)?;
         if other.kind != self.kind {
             return Err(Errno::EPROTOTYPE);
         }
@@ -42,7 +42,7 @@ impl UnixSocket {
             Phase::Connected => return Err(Errno::EISCONN),
             Phase::Listening { .. } => return Err(Errno::EINVAL),
         }
-        let server = UnixSocket::new(&self.kernel, self.kind);
+        let server = UnixSocket::new(&self.names, self.kind);
         server.options.inherit(&other.options);
         server.send_buffer_changed();
         {
@@ -90,7 +90,7 @@ impl UnixSocket {
             return Err(Errno::EINVAL);
         }
         self.autobind(task)?;
-        let other = self.kernel.unix.find(task, &addr)?;
+        let other = self.names.find(task, &addr)?;
         if other.kind != self.kind {
             return Err(Errno::EPROTOTYPE);
         }

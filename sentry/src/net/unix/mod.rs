@@ -19,14 +19,14 @@ use abi::Errno;
 use parking_lot::Mutex;
 
 use super::options::{DEFAULT_BUFFER, Options};
-use super::{MsgFlags, RecvArgs, Received, SendArgs, Shutdown, Socket, Ucred};
-use crate::kernel::{Events, Kernel, Task, WaitQueue};
+use super::{MsgFlags, Received, RecvArgs, SendArgs, Shutdown, Socket, Ucred};
+use crate::kernel::{Events, Task, WaitQueue};
 use crate::vfs::{IoDst, IoSrc};
 
 pub use addr::UnixAddr;
+use names::Bound;
 pub use names::UnixNames;
 pub use proc::proc_net_unix;
-use names::Bound;
 use queue::{Budget, Incoming, Message};
 
 /// `/proc/sys/net/core/somaxconn`
@@ -64,7 +64,6 @@ struct State {
     bound: Option<Arc<Bound>>,
     peer: Option<Weak<UnixSocket>>,
     peer_cred: Option<Ucred>,
-    /// Name of the peer, encoded: it may be gone.
     receive_shut: bool,
     send_shut: bool,
     error: Option<Errno>,
@@ -75,7 +74,7 @@ struct State {
 /// One socket.
 pub struct UnixSocket {
     this: Weak<UnixSocket>,
-    kernel: Arc<Kernel>,
+    names: Arc<UnixNames>,
     kind: Kind,
     ino: AtomicU64,
     state: Mutex<State>,
@@ -87,11 +86,11 @@ pub struct UnixSocket {
 
 impl UnixSocket {
     /// A new, unconnected socket.
-    pub fn new(kernel: &Arc<Kernel>, kind: Kind) -> Arc<UnixSocket> {
+    pub fn new(names: &Arc<UnixNames>, kind: Kind) -> Arc<UnixSocket> {
         let queue = WaitQueue::new();
         let socket = Arc::new_cyclic(|this| UnixSocket {
             this: this.clone(),
-            kernel: kernel.clone(),
+            names: names.clone(),
             kind,
             ino: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -109,13 +108,13 @@ impl UnixSocket {
             queue,
             options: Options::default(),
         });
-        kernel.unix.add(&socket);
+        names.add(&socket);
         socket
     }
 
     /// Two sockets that are connected to each other (socketpair(2)).
-    pub fn pair(kernel: &Arc<Kernel>, kind: Kind, cred: Ucred) -> [Arc<UnixSocket>; 2] {
-        let pair = [UnixSocket::new(kernel, kind), UnixSocket::new(kernel, kind)];
+    pub fn pair(names: &Arc<UnixNames>, kind: Kind, cred: Ucred) -> [Arc<UnixSocket>; 2] {
+        let pair = [UnixSocket::new(names, kind), UnixSocket::new(names, kind)];
         let [a, b] = &pair;
         for (one, other) in [(a, b), (b, a)] {
             let mut state = one.state.lock();
@@ -218,7 +217,7 @@ impl Socket for UnixSocket {
             state.binding = true;
         }
         let this = self.this.upgrade().ok_or(Errno::EINVAL)?;
-        let result = self.kernel.unix.bind(task, &this, addr);
+        let result = self.names.bind(task, &this, addr);
         let mut state = self.state.lock();
         state.binding = false;
         state.bound = Some(Arc::new(result?));
@@ -303,7 +302,14 @@ impl Socket for UnixSocket {
     }
 
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
-        self.peer().map(|peer| peer.address().encode()).ok_or(Errno::ENOTCONN)
+        match self.peer() {
+            Some(peer) => Ok(peer.address().encode()),
+            // It was there once.
+            None if self.kind.connects() && self.state.lock().phase == Phase::Connected => {
+                Ok(UnixAddr::Unnamed.encode())
+            }
+            None => Err(Errno::ENOTCONN),
+        }
     }
 
     fn get_option(&self, level: i32, _: i32) -> Result<Vec<u8>, Errno> {
@@ -395,7 +401,7 @@ impl Socket for UnixSocket {
     fn release(&self) {
         let bound = self.state.lock().bound.clone();
         if let Some(bound) = bound {
-            self.kernel.unix.unbind(&bound);
+            self.names.unbind(&bound);
         }
         let (messages, pending, waiting) = {
             let mut incoming = self.incoming.lock();
@@ -418,7 +424,7 @@ impl Socket for UnixSocket {
         Self::wake_waiting(waiting);
         self.wake_all();
         drop(messages);
-        rights::collect();
+        rights::collect_sometimes();
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -68,28 +68,36 @@ impl UnixNames {
                 self.inner.lock().inodes.insert(key, Arc::downgrade(socket));
                 Ok(Bound { addr: UnixAddr::Path(path), path: Some(place) })
             }
+            name => self.bind_abstract(socket, name),
+        }
+    }
+
+    /// Binds a socket to an abstract name, or one that is free. `EADDRINUSE`, `ENOSPC`.
+    pub(super) fn bind_abstract(
+        &self,
+        socket: &Arc<UnixSocket>,
+        addr: UnixAddr,
+    ) -> Result<Bound, Errno> {
+        let mut names = self.inner.lock();
+        let free = |names: &Names, name: &Vec<u8>| {
+            names.abstracts.get(name).is_none_or(|s| s.strong_count() == 0)
+        };
+        let name = match addr {
             UnixAddr::Abstract(name) => {
-                let mut names = self.inner.lock();
-                if names.abstracts.get(&name).is_some_and(|s| s.strong_count() > 0) {
-                    return Err(Errno::EADDRINUSE);
-                }
-                names.abstracts.insert(name.clone(), Arc::downgrade(socket));
-                Ok(Bound { addr: UnixAddr::Abstract(name), path: None })
+                free(&names, &name).then_some(name).ok_or(Errno::EADDRINUSE)?
             }
-            UnixAddr::Unnamed => {
-                let mut names = self.inner.lock();
-                // Five hexadecimal digits, as on Linux.
-                for _ in 0..1 << 20 {
+            UnixAddr::Path(_) => return Err(Errno::EINVAL),
+            // Five hexadecimal digits, as on Linux.
+            UnixAddr::Unnamed => (0..1 << 20)
+                .find_map(|_| {
                     names.last_auto = (names.last_auto + 1) & 0xfffff;
                     let name = format!("{:05x}", names.last_auto).into_bytes();
-                    if names.abstracts.get(&name).is_none_or(|s| s.strong_count() == 0) {
-                        names.abstracts.insert(name.clone(), Arc::downgrade(socket));
-                        return Ok(Bound { addr: UnixAddr::Abstract(name), path: None });
-                    }
-                }
-                Err(Errno::ENOSPC)
-            }
-        }
+                    free(&names, &name).then_some(name)
+                })
+                .ok_or(Errno::ENOSPC)?,
+        };
+        names.abstracts.insert(name.clone(), Arc::downgrade(socket));
+        Ok(Bound { addr: UnixAddr::Abstract(name), path: None })
     }
 
     /// Gives a name up.

@@ -11,8 +11,7 @@ use crate::net::Socket;
 /// One line for each socket, as proc(5) has it. Kernel addresses are shown as 0, as to users.
 pub fn proc_net_unix(kernel: &Kernel) -> Vec<u8> {
     const ACCEPTS: u32 = 0x10000;
-    let mut out =
-        b"Num       RefCount Protocol Flags    Type St Inode Path\n".to_vec();
+    let mut out = b"Num       RefCount Protocol Flags    Type St Inode Path\n".to_vec();
     for socket in kernel.unix.all() {
         let (phase, bound) = {
             let state = socket.state.lock();

@@ -20,8 +20,8 @@ use crate::vfs::FileDescription;
 
 /// Most files in flight altogether, the privileged users' too.
 const MAX_IN_FLIGHT: usize = 65536;
-/// So many sockets in flight make a sender look for garbage first.
-const MANY: usize = 4096;
+/// How many sockets in flight one socket that is closed or sent pays the inspection of.
+const CREDIT: usize = 64;
 
 #[derive(Default)]
 pub(super) struct InFlight {
@@ -30,6 +30,8 @@ pub(super) struct InFlight {
     all: usize,
     /// The Unix sockets among them.
     sockets: HashMap<usize, Entry>,
+    /// What was done since the last collection, so that collecting costs no more than that.
+    credit: usize,
 }
 
 struct Entry {
@@ -62,12 +64,10 @@ impl Rights {
         task: Option<&Task>,
         uid: u32,
     ) -> Result<Rights, Errno> {
-        let mut table = IN_FLIGHT.lock();
-        if table.as_ref().is_some_and(|t| t.sockets.len() > MANY) {
-            drop(table);
-            collect();
-            table = IN_FLIGHT.lock();
+        if files.iter().any(|file| socket_of(file).is_some()) {
+            collect_sometimes();
         }
+        let mut table = IN_FLIGHT.lock();
         let table = table.get_or_insert_default();
         let used = table.by_user.get(&uid).copied().unwrap_or(0);
         let limited = task.is_some_and(|t| {
@@ -175,10 +175,25 @@ fn carried(socket: &UnixSocket, out: &mut Vec<usize>) {
     }
 }
 
+/// Collects once enough has happened since the last time, and not within a collection.
+pub(super) fn collect_sometimes() {
+    let nested = DROPPING.with_borrow(Option::is_some);
+    let due = IN_FLIGHT.lock().as_mut().is_some_and(|table| {
+        table.credit = table.credit.saturating_add(CREDIT);
+        !nested && !table.sockets.is_empty() && table.credit >= table.sockets.len()
+    });
+    if due {
+        collect();
+    }
+}
+
 /// Empties the queues of sockets that nobody can reach any more: all references to them are in
 /// messages that wait at such sockets.
 pub(super) fn collect() {
-    let table = IN_FLIGHT.lock();
+    let mut table = IN_FLIGHT.lock();
+    if let Some(inner) = table.as_mut() {
+        inner.credit = 0;
+    }
     let Some(inner) = table.as_ref().filter(|t| !t.sockets.is_empty()) else { return };
     // Only messages hold on to these. A reference that somebody takes meanwhile makes the count
     // higher, never lower: then the socket counts as alive.

@@ -8,7 +8,7 @@ use super::queue::Message;
 use super::rights::{self, Rights};
 use super::{Kind, Phase, UnixAddr, UnixSocket};
 use crate::kernel::Events;
-use crate::net::{MsgFlags, RecvArgs, Received, SendArgs};
+use crate::net::{MsgFlags, Received, RecvArgs, SendArgs};
 use crate::vfs::{IoDst, IoSrc};
 
 /// Largest piece of a stream.
@@ -105,7 +105,7 @@ impl UnixSocket {
             if addr == UnixAddr::Unnamed {
                 return Err(Errno::EINVAL);
             }
-            let other = self.kernel.unix.find(task, &addr)?;
+            let other = self.names.find(task, &addr)?;
             return if other.kind == self.kind { Ok(other) } else { Err(Errno::EPROTOTYPE) };
         }
         match peer.ok_or(Errno::ENOTCONN)?.upgrade() {
@@ -138,6 +138,9 @@ impl UnixSocket {
         if self.kind == Kind::Dgram && !self.may_send(&target) {
             return Err(Errno::EPERM);
         }
+        if target.incoming.lock().closed {
+            return self.refused(args, &target);
+        }
         if target.state.lock().receive_shut {
             return Err(Errno::EPIPE);
         }
@@ -166,17 +169,21 @@ impl UnixSocket {
         };
         match target.arrive(message) {
             Ok(()) => Ok(len),
-            Err(_) if self.kind == Kind::SeqPacket => Err(Errno::EPIPE),
-            Err(_) => {
-                let mut state = self.state.lock();
-                if args.dest.is_none()
-                    && state.peer.as_ref().is_some_and(|p| Weak::ptr_eq(p, &target.this))
-                {
-                    state.peer = None;
-                }
-                Err(Errno::ECONNREFUSED)
-            }
+            Err(_) => self.refused(args, &target),
         }
+    }
+
+    /// The other side is closed: a datagram socket forgets it.
+    fn refused(&self, args: &SendArgs<'_>, target: &UnixSocket) -> Result<usize, Errno> {
+        if self.kind == Kind::SeqPacket {
+            return Err(Errno::EPIPE);
+        }
+        let mut state = self.state.lock();
+        if args.dest.is_none() && state.peer.as_ref().is_some_and(|p| Weak::ptr_eq(p, &target.this))
+        {
+            state.peer = None;
+        }
+        Err(Errno::ECONNREFUSED)
     }
 
     /// What to say when nothing is there: an error, the end, or to wait.
@@ -285,7 +292,8 @@ impl UnixSocket {
         let peek = args.flags.contains(MsgFlags::PEEK);
         let mut table = None;
         let mut incoming = self.incoming.lock();
-        if incoming.messages.front().is_some_and(|m| m.rights.is_some()) {
+        // Another reader may be quicker: look again with the table locked.
+        while table.is_none() && incoming.messages.front().is_some_and(|m| m.rights.is_some()) {
             drop(incoming);
             table = Some(rights::lock());
             incoming = self.incoming.lock();
@@ -294,10 +302,6 @@ impl UnixSocket {
             drop(incoming);
             return self.nothing_there();
         };
-        if first.rights.is_some() && table.is_none() {
-            // Another reader took the one before it; come again.
-            return Err(Errno::EAGAIN);
-        }
         let want = first.data.len().min(dst.remaining());
         let got = dst.write(first.data.get(..want).unwrap_or_default())?;
         out.len = first.data.len();
