@@ -36,6 +36,7 @@ fn take(fd: RawFd) -> OwnedFd {
 /// Serves `exports` until the Sentry is gone. `one_user` says that the user namespace maps one user
 /// only. Returns the exit code.
 pub(super) fn gofer_main(exports: &[Export], one_user: bool, sealer: Sealer) -> u8 {
+    bound_arenas();
     log::use_descriptor(gofer_fd::STDERR);
     let socket = take(gofer_fd::SOCKET);
     let config = server::Config { foreign_ids: one_user.then_some(0), ..server::Config::default() };
@@ -94,9 +95,18 @@ fn open(index: usize, export: &Export) -> io::Result<server::Export> {
     Ok(server::Export { root: File::into(root), tag, flags, filter })
 }
 
+/// Says how many arenas malloc may have. Left to itself, glibc asks the host how many processors
+/// there are when the second thread allocates: by opening a file, which a locked-down process cannot.
+fn bound_arenas() {
+    const ARENAS: i32 = 4;
+    // SAFETY: mallopt has no preconditions.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+}
+
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
 pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer) -> u8 {
+    bound_arenas();
     log::use_descriptor(sentry_fd::LOG);
     let fds = BootFds {
         stdin: take(libc::STDIN_FILENO),
