@@ -84,7 +84,8 @@ pub fn setreuid(old: &Credentials, ruid: u32, euid: u32) -> Result<Credentials, 
 /// setresuid(2)
 pub fn setresuid(old: &Credentials, ruid: u32, euid: u32, suid: u32) -> Result<Credentials, Errno> {
     let known = |id: u32| id == KEEP || [old.uid, old.euid, old.suid].contains(&id);
-    if !(known(ruid) && known(euid) && known(suid)) && !old.capable(Caps::SETUID) {
+    let all_known = known(ruid) && known(euid) && known(suid);
+    if !all_known && !old.capable(Caps::SETUID) {
         return Err(Errno::EPERM);
     }
     let mut new = old.clone();
@@ -158,7 +159,8 @@ pub fn setregid(old: &Credentials, rgid: u32, egid: u32) -> Result<Credentials, 
 /// setresgid(2)
 pub fn setresgid(old: &Credentials, rgid: u32, egid: u32, sgid: u32) -> Result<Credentials, Errno> {
     let known = |id: u32| id == KEEP || [old.gid, old.egid, old.sgid].contains(&id);
-    if !(known(rgid) && known(egid) && known(sgid)) && !old.capable(Caps::SETGID) {
+    let all_known = known(rgid) && known(egid) && known(sgid);
+    if !all_known && !old.capable(Caps::SETGID) {
         return Err(Errno::EPERM);
     }
     let mut new = old.clone();

@@ -186,7 +186,14 @@ impl Current {
     /// Runs the task until it ends, and ends it.
     pub fn run(mut self) {
         let status = loop {
-            if self.task.interrupted() || self.ends_interrupted() || self.saved_mask.is_some() {
+            let restart = self.ends_interrupted();
+            if self.saved_mask.is_some() {
+                // Only a call that a signal ended leaves its mask to the handler.
+                self.restore_mask_unless(
+                    restart || self.regs.rax as i64 == Errno::EINTR.as_return(),
+                );
+            }
+            if self.task.interrupted() || restart || self.saved_mask.is_some() {
                 self.handle_signals();
             }
             self.in_syscall = false;

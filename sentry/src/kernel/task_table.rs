@@ -41,8 +41,8 @@ impl Inner {
         self.tasks.contains_key(&number)
             || self
                 .pgrps
-                .iter()
-                .filter_map(|(_, p)| p.upgrade())
+                .values()
+                .filter_map(Weak::upgrade)
                 .any(|p| (p.id == number || p.session.id == number) && !p.is_empty())
     }
 }

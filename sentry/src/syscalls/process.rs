@@ -101,7 +101,7 @@ pub fn clone3(cur: &mut Current, args: &Args) -> SysResult {
         0 => None,
         1 => {
             let tid: i32 = cur.mm.read_obj(set_tid)?;
-            if tid < 1 || tid >= task_table::PID_MAX {
+            if !(1..task_table::PID_MAX).contains(&tid) {
                 return Err(Errno::EINVAL);
             }
             let cred = cur.cred();

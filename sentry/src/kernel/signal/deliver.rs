@@ -81,32 +81,39 @@ impl Current {
         which: SigSet,
         deadline: Option<u64>,
     ) -> Result<SigInfo, Errno> {
-        if let Some(info) = self.take_signal(which) {
-            return Ok(info);
+        loop {
+            if let Some(info) = self.take_signal(which) {
+                return Ok(info);
+            }
+            if deadline == Some(0) {
+                return Err(Errno::EAGAIN);
+            }
+            let slept = self.sleep_unblocked(which, deadline);
+            // It may have come at the last moment.
+            match (self.take_signal(which), slept) {
+                (Some(info), _) => return Ok(info),
+                (None, Err(Errno::ETIMEDOUT)) => return Err(Errno::EAGAIN),
+                (None, Err(_)) => return Err(Errno::EINTR),
+                // Somebody else took it.
+                (None, Ok(())) => {}
+            }
         }
-        if deadline == Some(0) {
-            return Err(Errno::EAGAIN);
-        }
-        // As long as it waits the signals count as unblocked, so that they come here.
+    }
+
+    /// Sleeps while the signals of `which` count as unblocked, so that they come here.
+    fn sleep_unblocked(&mut self, which: SigSet, deadline: Option<u64>) -> Result<(), Errno> {
         let blocked = self.blocked();
-        {
-            let _group = self.group.signals.lock();
-            self.signals.lock().real_blocked = blocked;
-        }
+        self.set_real_blocked(blocked);
         self.set_blocked(blocked.minus(which));
         let slept = self.block(deadline);
-        let taken = self.take_signal(which);
-        {
-            let _group = self.group.signals.lock();
-            self.signals.lock().real_blocked = SigSet::EMPTY;
-        }
+        self.set_real_blocked(SigSet::EMPTY);
         self.set_blocked(blocked);
-        match (taken, slept) {
-            (Some(info), _) => Ok(info),
-            (None, Err(Errno::ETIMEDOUT)) => Err(Errno::EAGAIN),
-            (None, Err(_)) => Err(Errno::EINTR),
-            (None, Ok(())) => self.wait_for_signal(which, deadline),
-        }
+        slept
+    }
+
+    fn set_real_blocked(&self, mask: SigSet) {
+        let _group = self.group.signals.lock();
+        self.signals.lock().real_blocked = mask;
     }
 
     /// Puts `mask` in place until the call ends; what was there comes back when it ends, or when a
@@ -319,7 +326,7 @@ impl Current {
             let now = self.guest.xstate().map_err(|_| Errno::EFAULT)?;
             frame::initial_image(&now)
         } else {
-            if at % 64 != 0 {
+            if !at.is_multiple_of(64) {
                 return Err(Errno::EFAULT);
             }
             let mut raw = vec![0; size + 4];
