@@ -9,10 +9,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Overlay;
 use super::dir::OpenDir;
+use super::file::LowerFile;
 use crate::vfs::{
     Attr, DentryPolicy, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc,
     NewNode, OpenArgs, OpenFlags, SetAttr,
 };
+
+/// A directory and a name in it.
+type Place = (Arc<OverlayInode>, Box<[u8]>);
 
 /// A file of an overlay.
 pub struct OverlayInode {
@@ -23,7 +27,7 @@ pub struct OverlayInode {
     pub(super) layers: RwLock<Layers>,
     /// The directory that it is in, and its name there: where it is copied up to. `None` for the
     /// root, and once it has no name.
-    pub(super) place: Mutex<Option<(Arc<OverlayInode>, Box<[u8]>)>>,
+    pub(super) place: Mutex<Option<Place>>,
     /// Hard links made or removed here, on top of the lower file's own.
     links: AtomicI32,
 }
@@ -71,6 +75,11 @@ impl OverlayInode {
     pub(super) fn real(&self) -> Result<Arc<dyn Inode>, Errno> {
         let layers = self.layers.read();
         layers.upper.as_ref().or(layers.lowers.first()).cloned().ok_or(Errno::EIO)
+    }
+
+    /// Whether it was never changed.
+    pub(super) fn is_lower(&self) -> bool {
+        self.layers.read().upper.is_none()
     }
 
     pub(super) fn upper(&self) -> Option<Arc<dyn Inode>> {
@@ -194,7 +203,13 @@ impl Inode for OverlayInode {
             let size = args.flags.contains(OpenFlags::TRUNC).then_some(0);
             return self.copy_up(size)?.open(args);
         }
-        self.real()?.open(args)
+        let (real, lower) = {
+            let layers = self.layers.read();
+            let lower = layers.upper.is_none();
+            (layers.upper.as_ref().or(layers.lowers.first()).cloned().ok_or(Errno::EIO)?, lower)
+        };
+        let file = real.open(args)?;
+        Ok(if lower { Box::new(LowerFile::new(self, file)) } else { file })
     }
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {

@@ -7,13 +7,14 @@
 //! whiteout in the upper directory: a character device 0/0.
 //!
 //! One [`OverlayInode`] stands for a file however often it is looked up, before and after it is
-//! copied up. As on Linux, a file that was opened read-only before goes on reading the lower one.
+//! copied up; a file that was opened read-only before reads the upper one from then on.
 //!
 //! Lock order: `structure` (changes of names, and copy-up) -> an inode's layers -> tables (leaves)
 //! -> the layers' own locks.
 
 mod copy_up;
 mod dir;
+mod file;
 mod inode;
 
 use std::collections::HashMap;
