@@ -384,6 +384,13 @@ pub(crate) fn clear_umask() {
     unsafe { libc::umask(0) };
 }
 
+/// Bounds the number of malloc's arenas. Without a bound, glibc reads the number of CPUs from /sys
+/// when some threads have arenas, which a jailed process must not.
+pub(crate) fn bound_arenas(max: c_int) {
+    // SAFETY: only numbers.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, max) };
+}
+
 /// Raises the limit of open descriptors as far as the process may, and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let mut lim = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

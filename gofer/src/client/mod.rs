@@ -42,6 +42,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_setsockopt, // SO_RCVTIMEO and SO_SNDTIMEO on a new connection.
     libc::SYS_shutdown,
     libc::SYS_close,
+    libc::SYS_fcntl, // F_GETFD, by `OwnedFd` in builds with debug assertions.
     libc::SYS_statx, // Of a received descriptor, with AT_EMPTY_PATH and "".
     libc::SYS_futex,
     libc::SYS_clock_gettime,

@@ -50,6 +50,9 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 /// Stack of a connection's thread: buffers are on the heap.
 const STACK: usize = 256 * 1024;
 
+/// Arenas of malloc that the threads share.
+const ARENAS: i32 = 4;
+
 /// Every host call of the gofer once [`Server::new`] has returned, for its seccomp allow-list.
 pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_rt_sigaction,
@@ -184,13 +187,14 @@ pub fn serve(exports: Vec<Export>, socket: OwnedFd) -> Result<(), Error> {
 }
 
 impl Server {
-    /// Sets the process up: umask 0, as many descriptors as allowed, exports checked, hidden files
+    /// Sets the process up: umask 0, few malloc arenas, as many descriptors as allowed, exports checked, hidden files
     /// searched. To be called before the process is locked down.
     pub fn new(exports: Vec<Export>, config: Config) -> Result<Server, Error> {
         if exports.len() > MAX_EXPORTS {
             return Err(Error::TooManyExports);
         }
         sys::clear_umask();
+        sys::bound_arenas(ARENAS);
         if let Some(id) = config.foreign_ids {
             sys::show_foreign_ids_as(id);
         }

@@ -12,12 +12,12 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::common::export;
 
-/// Puts the calling thread, and those that it starts, under a filter: other calls give `EDOM`,
-/// which no call here gives otherwise.
+/// Puts the calling thread, and those that it starts, under a filter: any other call kills the
+/// process.
 fn seal(calls: &[&[i64]]) {
     let rules = calls.iter().flat_map(|l| l.iter()).map(|&nr| (nr, Vec::new()));
     let rules: BTreeMap<_, _> = rules.collect();
-    let deny = SeccompAction::Errno(libc::EDOM as u32);
+    let deny = SeccompAction::KillProcess;
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, deny, SeccompAction::Allow, arch).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
@@ -98,7 +98,9 @@ fn the_client_lives_on_its_list() {
     fs::File::create(tmp.path().join("x")).unwrap().write_all(b"x").unwrap();
     let (ours, theirs) = rsentry_gofer::socket_pair().unwrap();
     let root = export(tmp.path(), ExportFlags::empty(), Filter::none());
-    std::thread::spawn(move || server::serve(vec![root], ours));
+    // Bounds malloc's arenas in this process, as the launcher does in the Sentry's.
+    let server = Server::new(vec![root], Config::default()).unwrap();
+    std::thread::spawn(move || server.serve(ours));
     // What starting threads, reading a file and unwinding a failed test take, besides.
     let runtime = &[
         libc::SYS_clone3,
