@@ -45,6 +45,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_fcntl, // F_GETFD, by `OwnedFd` in builds with debug assertions.
     libc::SYS_statx, // Of a received descriptor, with AT_EMPTY_PATH and "".
     libc::SYS_futex,
+    libc::SYS_sched_yield, // A contended lock, before it sleeps.
     libc::SYS_clock_gettime,
     libc::SYS_mmap,
     libc::SYS_mremap,

@@ -104,6 +104,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_getpid,
     libc::SYS_tgkill,
     libc::SYS_futex,
+    libc::SYS_sched_yield, // A contended lock, before it sleeps.
     libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,
