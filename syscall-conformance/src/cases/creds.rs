@@ -143,7 +143,7 @@ fn capget() -> [u32; 6] {
 fn capget_versions() {
     let d = capget();
     let eff = u64::from(d[0]) | u64::from(d[3]) << 32;
-    assert_eq!(eff, caps());
+    assert_eq!(Ok(eff), u64::from_str_radix(&status_field("CapEff"), 16));
     let mut h = Header { version: 1, pid: 0 };
     err!(EINVAL: SYS_capget, &mut h, &mut [0u32; 6]);
     assert_eq!(h.version, V3, "the kernel says what it speaks");
