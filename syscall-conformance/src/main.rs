@@ -59,7 +59,8 @@ fn main() -> ExitCode {
 fn suite(o: Options) -> Result<ExitCode> {
     let release = !cfg!(debug_assertions);
     let guest = match o.guest {
-        Some(path) => path,
+        // The cases run in other folders.
+        Some(path) => path.canonicalize()?,
         None => build::static_guest(env!("CARGO_PKG_NAME"), "conformance-guest", release)?,
     };
     if o.list {
