@@ -121,6 +121,15 @@ impl FdTable {
         Ok(index as i32)
     }
 
+    /// `EMFILE` if [`FdTable::install`] would say so: open(2) finds out before it opens or creates
+    /// anything.
+    pub fn check_room(&self, limit: u64) -> Result<(), Errno> {
+        let inner = self.inner.read();
+        let free = inner.slots.iter().skip(inner.first_free).position(Option::is_none);
+        let index = free.map_or(inner.slots.len(), |n| inner.first_free + n);
+        if index as u64 >= limit { Err(Errno::EMFILE) } else { Ok(()) }
+    }
+
     /// Puts `file` at `fd`, and returns what was there (dup2). `EBADF` if `fd` is not below `limit`.
     pub fn replace(
         &self,

@@ -258,13 +258,13 @@ fn set_lock(
 /// flock(2)
 pub fn flock(cur: &mut Current, args: &Args) -> SysResult {
     let operation = args.int(1);
-    let file = cur.files.get(args.int(0))?;
     let kind = match operation & !libc::LOCK_NB {
         libc::LOCK_SH => Some(LockKind::Shared),
         libc::LOCK_EX => Some(LockKind::Exclusive),
         libc::LOCK_UN => None,
         _ => return Err(Errno::EINVAL),
     };
+    let file = cur.files.get(args.int(0))?;
     let key = file.inode()?.key();
     let owner = file.lock_owner();
     match kind {

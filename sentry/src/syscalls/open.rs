@@ -16,6 +16,8 @@ fn do_open(cur: &mut Current, dirfd: i32, addr: u64, flags: u32, mode: u32) -> S
     if !flags.contains(OpenFlags::PATH) {
         flags |= OpenFlags::LARGEFILE;
     }
+    vfs_open::check_flags(flags)?;
+    cur.files.check_room(cur.group.nofile())?;
     let file = vfs_open::open(cur, dirfd, &path, flags, mode & 0o7777)?;
     user::install(cur, file, user::cloexec(flags))
 }
@@ -96,6 +98,8 @@ pub fn openat2(cur: &mut Current, args: &Args) -> SysResult {
         return Err(Errno::EAGAIN);
     }
     let path = user::path(cur, args.u64(1))?;
+    vfs_open::check_flags(flags)?;
+    cur.files.check_room(cur.group.nofile())?;
     let file = vfs_open::open_how(cur, args.int(0), &path, flags, how.mode as u32, resolve)?;
     user::install(cur, file, user::cloexec(flags))
 }

@@ -36,7 +36,26 @@ impl At {
     }
 }
 
-/// Reads into `dst`, blocking unless the file is non-blocking or `nowait`.
+/// The file to read from: `ESPIPE` if it has no positions but the call gave one, `EBADF` if it is
+/// not open for reading.
+pub(super) fn readable(cur: &Current, fd: i32, at: At) -> Result<Arc<FileDescription>, Errno> {
+    let file = cur.files.get(fd)?;
+    if at != At::Position && !file.ops().seekable() {
+        return Err(Errno::ESPIPE);
+    }
+    if file.flags().readable() { Ok(file) } else { Err(Errno::EBADF) }
+}
+
+/// As [`readable`], for writing.
+pub(super) fn writable(cur: &Current, fd: i32, at: At) -> Result<Arc<FileDescription>, Errno> {
+    let file = cur.files.get(fd)?;
+    if at != At::Position && !file.ops().seekable() {
+        return Err(Errno::ESPIPE);
+    }
+    if file.flags().writable() { Ok(file) } else { Err(Errno::EBADF) }
+}
+
+/// Reads into `dst`, which [`readable`] allowed, blocking unless the file is non-blocking or `nowait`.
 pub(super) fn read_file(
     cur: &Current,
     file: &FileDescription,
@@ -44,14 +63,8 @@ pub(super) fn read_file(
     at: At,
     nowait: bool,
 ) -> Result<usize, Errno> {
-    if !file.flags().readable() {
-        return Err(Errno::EBADF);
-    }
     let ops = file.ops();
     if !ops.seekable() {
-        if at != At::Position {
-            return Err(Errno::ESPIPE);
-        }
         if nowait {
             return ops.read(dst, 0);
         }
@@ -76,11 +89,11 @@ pub(super) fn read_file(
 fn check_end(pos: u64, len: usize) -> Result<(), Errno> {
     match pos.checked_add(len as u64) {
         Some(end) if end <= i64::MAX as u64 => Ok(()),
-        _ => Err(Errno::EOVERFLOW),
+        _ => Err(Errno::EINVAL),
     }
 }
 
-/// Writes `src`, blocking unless the file is non-blocking or `nowait`. `append` overrides the
+/// Writes `src`, which [`writable`] allowed, blocking unless the file is non-blocking or `nowait`. `append` overrides the
 /// position as `O_APPEND` does.
 pub(super) fn write_file(
     cur: &Current,
@@ -90,14 +103,8 @@ pub(super) fn write_file(
     nowait: bool,
     append: bool,
 ) -> Result<usize, Errno> {
-    if !file.flags().writable() {
-        return Err(Errno::EBADF);
-    }
     let ops = file.ops();
     if !ops.seekable() {
-        if at != At::Position {
-            return Err(Errno::ESPIPE);
-        }
         let result = if nowait {
             ops.write(src, 0)
         } else {
@@ -186,7 +193,7 @@ fn sync_after(file: &FileDescription, rwf: u32) -> Result<(), Errno> {
 
 /// read(2)
 pub fn read(cur: &mut Current, args: &Args) -> SysResult {
-    let file = cur.files.get(args.int(0))?;
+    let file = readable(cur, args.int(0), At::Position)?;
     let range = user::buffer(args.u64(1), args.size(2))?;
     let mut dst = IoDst::user(&cur.mm, [range]);
     read_file(cur, &file, &mut dst, At::Position, false).map(|n| n as u64)
@@ -194,7 +201,7 @@ pub fn read(cur: &mut Current, args: &Args) -> SysResult {
 
 /// write(2)
 pub fn write(cur: &mut Current, args: &Args) -> SysResult {
-    let file = cur.files.get(args.int(0))?;
+    let file = writable(cur, args.int(0), At::Position)?;
     let range = user::buffer(args.u64(1), args.size(2))?;
     let mut src = IoSrc::user(&cur.mm, [range]);
     let n = write_file(cur, &file, &mut src, At::Position, false, false)?;
@@ -205,7 +212,7 @@ pub fn write(cur: &mut Current, args: &Args) -> SysResult {
 /// pread64(2)
 pub fn pread64(cur: &mut Current, args: &Args) -> SysResult {
     let at = At::offset(args.long(3))?;
-    let file = cur.files.get(args.int(0))?;
+    let file = readable(cur, args.int(0), at)?;
     let range = user::buffer(args.u64(1), args.size(2))?;
     let mut dst = IoDst::user(&cur.mm, [range]);
     read_file(cur, &file, &mut dst, at, false).map(|n| n as u64)
@@ -214,7 +221,7 @@ pub fn pread64(cur: &mut Current, args: &Args) -> SysResult {
 /// pwrite64(2)
 pub fn pwrite64(cur: &mut Current, args: &Args) -> SysResult {
     let at = At::offset(args.long(3))?;
-    let file = cur.files.get(args.int(0))?;
+    let file = writable(cur, args.int(0), at)?;
     let range = user::buffer(args.u64(1), args.size(2))?;
     let mut src = IoSrc::user(&cur.mm, [range]);
     let n = write_file(cur, &file, &mut src, at, false, false)?;
@@ -226,7 +233,7 @@ fn vector_read(cur: &Current, args: &Args, at: At, flags: u32) -> SysResult {
     if flags & !rwf::ALL != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let file = cur.files.get(args.int(0))?;
+    let file = readable(cur, args.int(0), at)?;
     let ranges = user::iovec(cur, args.u64(1), args.int(2))?;
     let mut dst = IoDst::user(&cur.mm, ranges);
     read_file(cur, &file, &mut dst, at, flags & rwf::NOWAIT != 0).map(|n| n as u64)
@@ -236,7 +243,7 @@ fn vector_write(cur: &Current, args: &Args, at: At, flags: u32) -> SysResult {
     if flags & !rwf::ALL != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let file = cur.files.get(args.int(0))?;
+    let file = writable(cur, args.int(0), at)?;
     let ranges = user::iovec(cur, args.u64(1), args.int(2))?;
     let mut src = IoSrc::user(&cur.mm, ranges);
     let append = flags & rwf::APPEND != 0;

@@ -22,7 +22,6 @@ pub(super) fn path(cur: &Current, addr: u64) -> Result<Vec<u8>, Errno> {
 
 /// A buffer argument: cut to what one call transfers, `EFAULT` if it cannot be user memory.
 pub(super) fn buffer(addr: u64, len: usize) -> Result<UserRange, Errno> {
-    let len = if len > isize::MAX as usize { return Err(Errno::EINVAL) } else { len };
     match addr.checked_add(len as u64) {
         Some(end) if end <= TASK_SIZE => Ok((addr, len.min(MAX_RW))),
         _ => Err(Errno::EFAULT),
@@ -42,6 +41,9 @@ pub(super) fn iovec(
     let mut left = MAX_RW;
     let mut ranges = SmallVec::with_capacity(raw.len());
     for [base, len] in raw {
+        if len > i64::MAX as u64 {
+            return Err(Errno::EINVAL);
+        }
         let (base, len) = buffer(base, len as usize)?;
         let len = len.min(left);
         left -= len;

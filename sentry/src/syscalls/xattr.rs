@@ -44,6 +44,16 @@ fn name(cur: &Current, addr: u64) -> Result<Vec<u8>, Errno> {
 }
 
 fn check(cred: &Credentials, target: &Target, name: &[u8], write: bool) -> Result<(), Errno> {
+    may_access(cred, target, name, write)?;
+    // A known prefix with nothing behind it.
+    if [b"user.".as_slice(), b"trusted.", b"security."].contains(&name) {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(())
+    }
+}
+
+fn may_access(cred: &Credentials, target: &Target, name: &[u8], write: bool) -> Result<(), Errno> {
     if write && target.read_only {
         return Err(Errno::EROFS);
     }

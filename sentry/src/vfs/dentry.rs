@@ -33,6 +33,8 @@ pub struct Dentry {
     pub(super) mounted: AtomicU32,
     /// Set once the name was removed; `/proc/self/fd` then says "(deleted)".
     unlinked: AtomicBool,
+    /// See [`Dentry::forbid_link`].
+    no_link: AtomicBool,
     /// Used since the cache last looked.
     referenced: AtomicBool,
 }
@@ -117,6 +119,7 @@ impl Dentry {
             dir: RwLock::new(()),
             mounted: AtomicU32::new(0),
             unlinked: AtomicBool::new(false),
+            no_link: AtomicBool::new(false),
             referenced: AtomicBool::new(false),
         })
     }
@@ -246,9 +249,14 @@ impl Dentry {
         self.unlinked.store(true, Ordering::Release);
     }
 
-    /// An `O_TMPFILE` file got its first name.
-    pub(super) fn mark_linked(&self) {
-        self.unlinked.store(false, Ordering::Release);
+    /// Whether its file may never get a name (`O_TMPFILE` with `O_EXCL`).
+    pub(super) fn forbids_link(&self) -> bool {
+        self.no_link.load(Ordering::Acquire)
+    }
+
+    /// Keeps its file from getting a name.
+    pub(super) fn forbid_link(&self) {
+        self.no_link.store(true, Ordering::Release);
     }
 
     /// Whether something may be mounted here.

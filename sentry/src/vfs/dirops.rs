@@ -153,11 +153,10 @@ pub fn link(ctx: &WalkContext<'_>, old: &Path, dir: &Path, last: Last<'_>) -> Re
     if target.file_type() == FileType::Directory {
         return Err(Errno::EPERM);
     }
-    dir.inode()?.link(last.name, &target)?;
-    if old.dentry.parent().is_none() && old.dentry.is_unlinked() {
-        // A file without a name (O_TMPFILE) gets its first.
-        old.dentry.mark_linked();
+    if old.dentry.forbids_link() {
+        return Err(Errno::ENOENT);
     }
+    dir.inode()?.link(last.name, &target)?;
     settle(dir, &child, target);
     Ok(())
 }

@@ -70,7 +70,9 @@ pub fn open_how(
         return Err(Errno::ENAMETOOLONG);
     }
     let ctx = WalkContext::of(task);
-    let start = ctx.start(dirfd, path)?;
+    let scoped = resolve.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT);
+    // Within a scope, `/` is the directory itself.
+    let start = ctx.start(dirfd, if scoped { b"" } else { path })?;
     let mut lookup = resolve;
     lookup.set(LookupFlags::FOLLOW, !flags.contains(OpenFlags::NOFOLLOW));
     lookup.set(LookupFlags::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
@@ -82,6 +84,9 @@ pub fn open_how(
     if flags.contains(OpenFlags::TMPFILE) {
         let dir = ctx.lookup(start, path, lookup)?;
         let place = dirops::tmpfile(&ctx, &dir, mode & !task.fs().umask())?;
+        if flags.contains(OpenFlags::EXCL) {
+            place.dentry.forbid_link();
+        }
         return finish(task, &ctx.cred, place, flags - OpenFlags::TMPFILE);
     }
     let (place, created) = resolve_last(&ctx, start, path, flags, mode, resolve)?;
