@@ -12,19 +12,11 @@ use abi::Errno;
 use parking_lot::Mutex;
 
 use super::anon::{self, AnonKind};
+use crate::kernel::signal_timer::Setting;
 use crate::kernel::time::{FOREVER, HostClock};
 use crate::kernel::timer::{Expire, TimerId, TimerService, forward};
 use crate::kernel::{Credentials, Events, Kernel, WaitQueue};
 use crate::vfs::{FileDescription, FileOps, IoDst, OpenFlags};
-
-/// Time to the next expiration and period, in nanoseconds; 0 is disarmed, or one shot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Setting {
-    /// Time to the next expiration, or its moment.
-    pub value: u64,
-    /// Period.
-    pub interval: u64,
-}
 
 struct State {
     /// What `deadline` is told by.

@@ -175,6 +175,7 @@ fn finish(cur: &mut Current, comm: &[u8], new: ExecCredentials, persona: u32, re
         group.set_sighand(sighand.fork(false));
     }
     group.sighand().reset();
+    group.timers.delete_all();
     cur.clear_altstack();
     cur.task.set_comm(comm);
     cur.personality.store(persona, Ordering::Relaxed);

@@ -34,6 +34,7 @@ pub(super) fn exit(cur: Current, status: u32) {
         end_all(&task);
     }
     if last {
+        task.group.timers.exit();
         leave_terminal(&task);
     }
     // Ends the stub's thread, and the memory and files if nobody else has them.

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::cpu_clock::CpuTimes;
 use super::cpu_limit::CpuLimit;
+use super::posix_timer::ProcessTimers;
 use super::rusage::Usage;
 use super::session::ProcessGroup;
 use super::signal::{GroupSignals, SigInfo, Sighand, SignalSource};
@@ -80,6 +81,8 @@ pub struct ThreadGroup {
     pub oom_score_adj: AtomicI32,
     /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_time: u64,
+    /// Its timers.
+    pub timers: ProcessTimers,
     /// Keeps `RLIMIT_CPU`, once there is one.
     pub(super) cpu_limit: OnceLock<Arc<CpuLimit>>,
     /// `PR_SET_THP_DISABLE`
@@ -125,6 +128,7 @@ impl ThreadGroup {
             dumpable: AtomicI32::new(1),
             oom_score_adj: AtomicI32::new(0),
             start_time: time::clock_ns(libc::CLOCK_BOOTTIME),
+            timers: ProcessTimers::default(),
             cpu_limit: OnceLock::new(),
             thp_disabled: AtomicBool::new(false),
             past_rss: AtomicU64::new(0),

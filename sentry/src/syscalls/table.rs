@@ -9,8 +9,8 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, ioctl, link_rename, mm,
-    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, socket, socket_io,
-    stat, system, time, timerfd, transfer, wait, xattr,
+    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, signalfd, socket,
+    socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -71,9 +71,9 @@ table! {
     33 dup2(oldfd: Fd, newfd: Fd) => open::dup2;
     34 pause() => signal::pause;
     35 nanosleep(req: Timespec, rem: Ptr) => time::nanosleep;
-    36 getitimer(which: Int, value: Ptr) => none;
-    37 alarm(seconds: Uint) => none;
-    38 setitimer(which: Int, new: Ptr, old: Ptr) => none;
+    36 getitimer(which: Int, value: Ptr) => timer::getitimer;
+    37 alarm(seconds: Uint) => timer::alarm;
+    38 setitimer(which: Int, new: Ptr, old: Ptr) => timer::setitimer;
     39 getpid() => process::getpid;
     40 sendfile(out_fd: Fd, in_fd: Fd, offset: Ptr, count: Size) => transfer::sendfile;
     41 socket(domain: Int, type: Hex, protocol: Int) => socket::socket, "AF_UNIX only";
@@ -257,11 +257,11 @@ table! {
     219 restart_syscall() => time::restart_syscall;
     220 semtimedop(semid: Int, sops: Ptr, nsops: Size, timeout: Timespec) => none;
     221 fadvise64(fd: Fd, offset: Int, len: Int, advice: Int) => read_write::fadvise64;
-    222 timer_create(clockid: Clock, sevp: Ptr, timerid: Ptr) => none;
-    223 timer_settime(timerid: Int, flags: Hex, new: Ptr, old: Ptr) => none;
-    224 timer_gettime(timerid: Int, curr: Ptr) => none;
-    225 timer_getoverrun(timerid: Int) => none;
-    226 timer_delete(timerid: Int) => none;
+    222 timer_create(clockid: Clock, sevp: Ptr, timerid: Ptr) => timer::timer_create;
+    223 timer_settime(timerid: Int, flags: Hex, new: Ptr, old: Ptr) => timer::timer_settime;
+    224 timer_gettime(timerid: Int, curr: Ptr) => timer::timer_gettime;
+    225 timer_getoverrun(timerid: Int) => timer::timer_getoverrun;
+    226 timer_delete(timerid: Int) => timer::timer_delete;
     227 clock_settime(clockid: Clock, tp: Timespec) => time::clock_settime, "the clock cannot be set: EPERM";
     228 clock_gettime(clockid: Clock, tp: Ptr) => time::clock_gettime;
     229 clock_getres(clockid: Clock, res: Ptr) => time::clock_getres;
@@ -317,14 +317,14 @@ table! {
     279 move_pages(pid: Int, count: Size, pages: Ptr, nodes: Ptr, status: Ptr, flags: Hex) => none;
     280 utimensat(dirfd: AtFd, path: Path, times: Ptr, flags: AtFlags) => attr::utimensat;
     281 epoll_pwait(epfd: Fd, events: Ptr, maxevents: Int, timeout: Int, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait;
-    282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => none;
+    282 signalfd(fd: Fd, mask: SigSet, sizemask: Size) => signalfd::signalfd;
     283 timerfd_create(clockid: Clock, flags: Hex) => timerfd::timerfd_create;
     284 eventfd(initval: Uint) => pipe::eventfd;
     285 fallocate(fd: Fd, mode: Hex, offset: Int, len: Int) => attr::fallocate;
     286 timerfd_settime(fd: Fd, flags: Hex, new: Ptr, old: Ptr) => timerfd::timerfd_settime;
     287 timerfd_gettime(fd: Fd, curr: Ptr) => timerfd::timerfd_gettime;
     288 accept4(fd: Fd, addr: Ptr, addrlen: Ptr, flags: Hex) => socket::accept4;
-    289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => none;
+    289 signalfd4(fd: Fd, mask: SigSet, sizemask: Size, flags: Hex) => signalfd::signalfd4;
     290 eventfd2(initval: Uint, flags: Hex) => pipe::eventfd2;
     291 epoll_create1(flags: Hex) => epoll::epoll_create1;
     292 dup3(oldfd: Fd, newfd: Fd, flags: OpenFlags) => open::dup3;

@@ -5,7 +5,8 @@ use abi::time::{Itimerspec, Timespec};
 
 use super::pipe::install;
 use super::{Args, SysResult};
-use crate::fs::timerfd::{Setting, TimerFd, new_timerfd};
+use crate::fs::timerfd::{TimerFd, new_timerfd};
+use crate::kernel::signal_timer::Setting;
 use crate::kernel::time::Clock;
 use crate::kernel::{Caps, Current};
 use crate::vfs::OpenFlags;
