@@ -44,6 +44,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_mincore,
     libc::SYS_brk,
     libc::SYS_memfd_create,
+    libc::SYS_membarrier,
     // Threads and waiting.
     libc::SYS_clone,
     libc::SYS_set_robust_list,

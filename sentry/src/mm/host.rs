@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use abi::Errno;
+
 /// Fills `buf` with random bytes (`getrandom(2)`). Never fails once the host's pool is set up,
 /// which it is long before a sandbox starts.
 pub fn random_bytes(buf: &mut [u8]) {
@@ -20,6 +22,14 @@ pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     random_bytes(&mut bytes);
     u64::from_ne_bytes(bytes)
+}
+
+/// A memory barrier on all threads of the machine, stubs included (`membarrier(2)`,
+/// `MEMBARRIER_CMD_GLOBAL`). `EINVAL` where the host has none.
+pub fn global_barrier() -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// The host file's size in bytes (`fstat(2)`).

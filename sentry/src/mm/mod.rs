@@ -42,7 +42,7 @@ mod tests;
 
 pub use copy::MemoryKey;
 pub use fault::FaultError;
-pub use host::{random_bytes, random_u64};
+pub use host::{global_barrier, random_bytes, random_u64};
 pub use host_file::HostFile;
 pub use layout::{MMAP_MIN_ADDR, TASK_SIZE};
 pub use map::{FileMapping, MmapRequest};

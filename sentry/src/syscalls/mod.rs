@@ -20,6 +20,7 @@ mod poll;
 mod prctl;
 mod process;
 mod read_write;
+mod remote_memory;
 mod rlimit;
 mod sched;
 mod signal;

@@ -9,8 +9,8 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, ioctl, link_rename, mm,
-    mount, open, pipe, poll, prctl, process, read_write, rlimit, sched, signal, signalfd, socket,
-    socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
+    mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, signal,
+    signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -345,8 +345,8 @@ table! {
     307 sendmmsg(fd: Fd, msgvec: Ptr, vlen: Uint, flags: Hex) => socket_io::sendmmsg;
     308 setns(fd: Fd, nstype: CloneFlags) => process::setns, "there are only the first namespaces";
     309 getcpu(cpu: Ptr, node: Ptr, tcache: Ptr) => sched::getcpu;
-    310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
-    311 process_vm_writev(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => none;
+    310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => remote_memory::process_vm_readv;
+    311 process_vm_writev(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => remote_memory::process_vm_writev;
     312 kcmp(pid1: Int, pid2: Int, type: Int, idx1: Hex, idx2: Hex) => none;
     313 finit_module(fd: Fd, params: Str, flags: Hex) => none;
     314 sched_setattr(pid: Int, attr: Ptr, flags: Hex) => sched::sched_setattr, "no deadlines; the host schedules";
@@ -359,7 +359,7 @@ table! {
     321 bpf(cmd: Int, attr: Ptr, size: Uint) => none;
     322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => exec::execveat;
     323 userfaultfd(flags: Hex) => none;
-    324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => none;
+    324 membarrier(cmd: Int, flags: Hex, cpu_id: Int) => remote_memory::membarrier, "only MEMBARRIER_CMD_GLOBAL";
     325 mlock2(addr: Ptr, len: Size, flags: Hex) => mm::mlock2;
     326 copy_file_range(fd_in: Fd, off_in: Ptr, fd_out: Fd, off_out: Ptr, len: Size, flags: Hex) => transfer::copy_file_range;
     327 preadv2(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int, flags: Hex) => read_write::preadv2;
