@@ -233,7 +233,8 @@ pub(crate) fn unlink(dir: BorrowedFd<'_>, name: &Component, rmdir: bool) -> Resu
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.ptr(), flags) })
 }
 
-/// `renameat2(2)`
+/// `renameat2(2)`. The raw call: glibc turns one without flags into `renameat`, which is not on the
+/// list of calls.
 pub(crate) fn rename(
     from: BorrowedFd<'_>,
     old: &Component,
@@ -242,7 +243,17 @@ pub(crate) fn rename(
     flags: u32,
 ) -> Result<(), Errno> {
     // SAFETY: both strings are NUL-terminated.
-    check(unsafe { libc::renameat2(from.as_raw_fd(), old.ptr(), to.as_raw_fd(), new.ptr(), flags) })
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            from.as_raw_fd() as c_long,
+            old.ptr(),
+            to.as_raw_fd() as c_long,
+            new.ptr(),
+            flags as c_long,
+        )
+    };
+    if rc < 0 { Err(last()) } else { Ok(()) }
 }
 
 /// `fchownat(2)` of a descriptor, `O_PATH` or not.

@@ -39,7 +39,9 @@ fn use_everything(client: &Client, root: &client::Node) {
     client.read_link(&l.handle).unwrap();
     client.mknod(at("p"), libc::S_IFIFO | 0o600, owner).unwrap();
     client.link(&f.handle, at("f"), at("h")).unwrap();
-    client.rename(at("h"), at("i"), RenameFlags::NOREPLACE).unwrap();
+    client.rename(at("h"), at("j"), RenameFlags::empty()).unwrap();
+    client.rename(at("j"), at("i"), RenameFlags::NOREPLACE).unwrap();
+    client.rename(at("f"), at("i"), RenameFlags::EXCHANGE).unwrap();
     client.unlink(at("i"), false).unwrap();
     client.unlink(at("d"), true).unwrap();
     let changes = Changes {
