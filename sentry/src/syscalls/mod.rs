@@ -4,6 +4,7 @@
 //! gets the calling task as [`Current`] and the six raw argument registers as [`Args`].
 
 mod attr;
+pub mod compatibility;
 pub mod cred;
 mod dirs;
 mod epoll;
