@@ -193,6 +193,7 @@ pub fn start_init(
         pgrp.add(&task.group);
         kernel.tasks.add_pgrp(&pgrp);
     }
+    task.group.note_rss(mm.memory_use().rss() / 1024);
     task.group.watch_cpu_limit(kernel);
     before(&task);
     let start =
@@ -355,6 +356,7 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
     let group = &task.group;
     group.add(&task);
     group.set_dumpable(parent.group.dumpable());
+    group.note_rss(parent.group.noted_rss());
     group.set_thp_disabled(parent.group.thp_disabled());
     let score = parent.group.oom_score_adj.load(Ordering::Relaxed);
     group.oom_score_adj.store(score, Ordering::Relaxed);

@@ -155,6 +155,8 @@ pub fn execve(cur: &mut Current, request: ExecRequest) -> Result<(), Errno> {
     let readable = perm::check(&cred, &file.inode()?, Access::READ).is_ok();
     exit::release_memory(&cur.task, &cur.mm);
     cur.replace_memory(loaded.mm, guest, loaded.registers);
+    // What children of fork start from: too dear to ask the host for at each exit.
+    cur.group.note_rss(cur.mm.memory_use().rss() / 1024);
     finish(cur, &request.comm, new, persona, readable);
     Ok(())
 }

@@ -98,11 +98,16 @@ pub fn wait(
         return Err(Errno::EAGAIN);
     }
     let _registration = cur.group.child_wait.register(Events::IN, cur.sleeper.clone());
+    let mut interrupted = None;
     loop {
+        // A child counts even if a signal (its SIGCHLD, say) ended the sleep.
         if let Some(found) = look(cur, which, options)? {
             return Ok(Some(found));
         }
-        cur.block(None)?;
+        if let Some(errno) = interrupted {
+            return Err(errno);
+        }
+        interrupted = cur.block(None).err();
     }
 }
 

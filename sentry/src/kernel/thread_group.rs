@@ -192,6 +192,11 @@ impl ThreadGroup {
         (now / 1024).max(self.past_rss.load(Ordering::Relaxed))
     }
 
+    /// The most resident memory that was noted, in KiB.
+    pub(super) fn noted_rss(&self) -> u64 {
+        self.past_rss.load(Ordering::Relaxed)
+    }
+
     /// Notes how much memory was resident before it goes.
     pub(super) fn note_rss(&self, kib: u64) {
         self.past_rss.fetch_max(kib, Ordering::Relaxed);
