@@ -53,7 +53,9 @@ const STACK: usize = 256 * 1024;
 /// Arenas of malloc that the threads share.
 const ARENAS: i32 = 4;
 
-/// Every host call of the gofer once [`Server::new`] has returned, for its seccomp allow-list.
+/// Every host call of the gofer once [`Server::new`] has returned, for its seccomp allow-list. `openat` is
+/// not on it, but must be answered with an error and not by ending the process: glibc's malloc tries
+/// it when a thread's heap shrinks.
 pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
