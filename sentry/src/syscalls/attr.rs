@@ -10,7 +10,7 @@ use crate::kernel::{Caps, Credentials, Current};
 use crate::vfs::attr::{SetAttr, SetTime};
 use crate::vfs::{
     Access, Attr, FileDescription, FileType, Inode, LookupFlags, Path, Timespec, dirops, namei,
-    perm,
+    notify, perm,
 };
 
 /// What a change is made to: a place, and the open file if it came through one.
@@ -40,12 +40,12 @@ impl Target {
     }
 
     fn set(&self, change: &SetAttr) -> Result<(), Errno> {
-        if let Some(file) = &self.file
-            && let Some(result) = file.ops().set_attr(change)
-        {
-            return result;
-        }
-        self.inode.set_attr(change)
+        let own = self.file.as_ref().and_then(|file| file.ops().set_attr(change));
+        own.unwrap_or_else(|| self.inode.set_attr(change))?;
+        let resized = change.size.is_some();
+        let event = if resized { libc::IN_MODIFY } else { libc::IN_ATTRIB };
+        notify::file(&self.path.dentry, event);
+        Ok(())
     }
 }
 
@@ -266,6 +266,7 @@ pub fn truncate(cur: &mut Current, args: &Args) -> SysResult {
     perm::check_attr(&cred, &attr, Access::WRITE)?;
     check_limit(cur, attr.size, size)?;
     dirops::truncate_inode(&cred, &target.inode, size)?;
+    notify::file(&target.path.dentry, libc::IN_MODIFY);
     Ok(0)
 }
 

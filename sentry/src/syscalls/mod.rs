@@ -11,6 +11,7 @@ mod epoll;
 mod exec;
 mod fcntl;
 mod futex;
+mod inotify;
 mod ioctl;
 mod link_rename;
 pub(crate) mod mm;

@@ -8,7 +8,7 @@ use super::{Args, SysResult, user};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::{Current, Events};
 use crate::vfs::attr::SetAttr;
-use crate::vfs::{FileDescription, FileType, IoDst, IoSrc, OpenFlags, dirops};
+use crate::vfs::{FileDescription, FileType, IoDst, IoSrc, OpenFlags, dirops, notify};
 
 /// `RWF_*` of preadv2(2).
 mod rwf {
@@ -70,7 +70,7 @@ pub(super) fn read_file(
         }
         return cur.block_on(file, Events::READABLE, None, || ops.read(dst, 0));
     }
-    match at {
+    let result = match at {
         At::Offset(offset) => {
             check_end(offset, dst.remaining())?;
             cur.block_on(file, Events::READABLE, None, || ops.read(dst, offset))
@@ -82,7 +82,11 @@ pub(super) fn read_file(
             *pos += n as u64;
             Ok(n)
         }),
+    };
+    if matches!(result, Ok(n) if n > 0) {
+        notify::file(&file.path().dentry, libc::IN_ACCESS);
     }
+    result
 }
 
 /// A transfer may not reach past the largest offset.
@@ -117,7 +121,7 @@ pub(super) fn write_file(
         return result;
     }
     let append = append || file.flags().contains(OpenFlags::APPEND);
-    match at {
+    let result = match at {
         At::Offset(offset) => {
             check_end(offset, src.remaining())?;
             cur.block_write(file, src, |src| {
@@ -133,7 +137,11 @@ pub(super) fn write_file(
             *pos = end;
             Ok(n)
         }),
+    };
+    if matches!(result, Ok(n) if n > 0) {
+        notify::file(&file.path().dentry, libc::IN_MODIFY);
     }
+    result
 }
 
 /// One write to a file with positions; returns the bytes written and where they end.

@@ -8,8 +8,8 @@
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
 
 use super::{
-    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, ioctl, link_rename, mm,
-    mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, signal,
+    Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
+    mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, signal,
     signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
 };
 
@@ -288,9 +288,9 @@ table! {
     250 keyctl(op: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => none;
     251 ioprio_set(which: Int, who: Int, ioprio: Hex) => sched::ioprio_set, "remembered only";
     252 ioprio_get(which: Int, who: Int) => sched::ioprio_get;
-    253 inotify_init() => none;
-    254 inotify_add_watch(fd: Fd, path: Path, mask: Hex) => none;
-    255 inotify_rm_watch(fd: Fd, wd: Int) => none;
+    253 inotify_init() => inotify::inotify_init;
+    254 inotify_add_watch(fd: Fd, path: Path, mask: Hex) => inotify::inotify_add_watch, "IN_DELETE_SELF comes at the last unlink, even if the file is open; IN_UNMOUNT does not";
+    255 inotify_rm_watch(fd: Fd, wd: Int) => inotify::inotify_rm_watch;
     256 migrate_pages() => none;
     257 openat(dirfd: AtFd, path: Path, flags: OpenFlags, mode: Mode) => open::openat;
     258 mkdirat(dirfd: AtFd, path: Path, mode: Mode) => dirs::mkdirat;
@@ -329,7 +329,7 @@ table! {
     291 epoll_create1(flags: Hex) => epoll::epoll_create1;
     292 dup3(oldfd: Fd, newfd: Fd, flags: OpenFlags) => open::dup3;
     293 pipe2(pipefd: Ptr, flags: OpenFlags) => pipe::pipe2;
-    294 inotify_init1(flags: Hex) => none;
+    294 inotify_init1(flags: Hex) => inotify::inotify_init1;
     295 preadv(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => read_write::preadv;
     296 pwritev(fd: Fd, iov: Ptr, iovcnt: Int, pos_l: Int, pos_h: Int) => read_write::pwritev;
     297 rt_tgsigqueueinfo(tgid: Int, tid: Int, sig: Signal, info: Ptr) => signal::rt_tgsigqueueinfo;

@@ -11,6 +11,7 @@ use abi::Errno;
 use super::attr::SetAttr;
 use super::dentry::rename_lock;
 use super::namei::{Last, LastKind, WalkContext, child_locked};
+use super::notify;
 use super::perm::{self, Access};
 use super::{Attr, Dentry, DentryPolicy, FileType, Inode, NewNode, NodeKind, Path};
 use crate::kernel::{Caps, Credentials};
@@ -82,7 +83,8 @@ pub(super) fn make(
 ) -> Result<(), Errno> {
     let parent = dir.inode()?;
     let inode = parent.create(name, &owner.node(kind))?;
-    settle(dir, child, inode);
+    settle(dir, child, inode.clone());
+    notify::name(&dir.dentry, name, &inode, libc::IN_CREATE);
     Ok(())
 }
 
@@ -157,7 +159,8 @@ pub fn link(ctx: &WalkContext<'_>, old: &Path, dir: &Path, last: Last<'_>) -> Re
         return Err(Errno::ENOENT);
     }
     dir.inode()?.link(last.name, &target)?;
-    settle(dir, &child, target);
+    settle(dir, &child, target.clone());
+    notify::name(&dir.dentry, last.name, &target, libc::IN_CREATE);
     Ok(())
 }
 
@@ -223,6 +226,7 @@ pub fn unlink(ctx: &WalkContext<'_>, dir: &Path, last: Last<'_>) -> Result<(), E
     dir.inode()?.unlink(last.name, &victim)?;
     dir.dentry.forget_child(&child, keeps_negative(&dir.dentry));
     drop(exclusive);
+    notify::name(&dir.dentry, last.name, &victim, libc::IN_DELETE);
     // Freeing the file's pages, if this was the last reference, needs no lock.
     drop((child, victim));
     Ok(())
@@ -250,6 +254,7 @@ pub fn rmdir(ctx: &WalkContext<'_>, dir: &Path, last: Last<'_>) -> Result<(), Er
     let _victim_exclusive = child.dir.write();
     dir.inode()?.rmdir(last.name, &victim)?;
     dir.dentry.forget_child(&child, keeps_negative(&dir.dentry));
+    notify::name(&dir.dentry, last.name, &victim, libc::IN_DELETE);
     Ok(())
 }
 
@@ -349,6 +354,15 @@ pub fn rename(
             old_dir.dentry.add_child(dentry);
         } else if keeps_negative(&old_dir.dentry) {
             old_dir.dentry.add_child(Dentry::new_child(&old_dir.dentry, old_last.name, None));
+        }
+    }
+    let (from, to) = ((&old_dir.dentry, old_last.name), (&new_dir.dentry, new_last.name));
+    notify::moved(from, to, &old_inode);
+    if let Some(other) = &new_inode {
+        if exchange {
+            notify::moved(to, from, other);
+        } else {
+            notify::gone(other);
         }
     }
     Ok(())

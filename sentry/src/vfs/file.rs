@@ -338,6 +338,12 @@ impl FileDescription {
 
 impl Drop for FileDescription {
     fn drop(&mut self) {
+        let flags = self.flags();
+        if !flags.contains(OpenFlags::PATH) {
+            let wrote = flags.writable();
+            let event = if wrote { libc::IN_CLOSE_WRITE } else { libc::IN_CLOSE_NOWRITE };
+            super::notify::file(&self.path.dentry, event);
+        }
         if *self.locked.get_mut()
             && let Some(inode) = self.path.dentry.inode()
         {

@@ -21,6 +21,7 @@ pub mod io;
 pub mod locks;
 pub mod mount;
 pub mod namei;
+pub mod notify;
 pub mod open;
 pub mod perm;
 pub mod special;

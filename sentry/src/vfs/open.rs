@@ -8,6 +8,7 @@ use abi::Errno;
 
 use super::dirops::{self, NewOwner};
 use super::namei::{LastKind, LookupFlags, WalkContext, Walker, child_locked, is_dir};
+use super::notify;
 use super::perm::{self, Access};
 use super::{
     Dentry, FileDescription, FileOps, FileType, Inode, MountFlags, NodeKind, OpenArgs, OpenFlags,
@@ -107,6 +108,7 @@ pub fn open_how(
     let file = finish(task, &ctx.cred, place, flags)?;
     if truncate {
         dirops::truncate_inode(&ctx.cred, &inode, 0)?;
+        notify::file(&file.path().dentry, libc::IN_MODIFY);
     }
     Ok(file)
 }
@@ -230,7 +232,9 @@ pub fn finish(
             None => task.kernel.special.open(&args)?,
         },
     };
-    FileDescription::new(ops, place, flags, cred.clone())
+    let file = FileDescription::new(ops, place, flags, cred.clone())?;
+    notify::file(&file.path().dentry, libc::IN_OPEN);
+    Ok(file)
 }
 
 /// Opens a program for execve(2) (`do_open_execat`): `EACCES` for what is not a regular file, not
