@@ -55,7 +55,7 @@ impl OpenFlags {
 
     /// Whether the access mode lets one read.
     pub fn readable(self) -> bool {
-        !self.contains(Self::PATH) && self.bits() & 3 != 1
+        !self.contains(Self::PATH) && matches!(self.bits() & 3, 0 | 2)
     }
 
     /// Whether the access mode lets one write.

@@ -162,11 +162,12 @@ pub fn gone(inode: &Arc<dyn Inode>) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
-    match inode.attr() {
-        Ok(attr) if attr.nlink > 0 && dir_bit(inode) == 0 => {
-            tell(inode.key(), libc::IN_ATTRIB, 0, b"");
-        }
-        _ => tell(inode.key(), libc::IN_DELETE_SELF, 0, b""),
+    let is_dir = dir_bit(inode) != 0;
+    if !is_dir {
+        tell(inode.key(), libc::IN_ATTRIB, 0, b"");
+    }
+    if is_dir || inode.attr().is_ok_and(|attr| attr.nlink == 0) {
+        tell(inode.key(), libc::IN_DELETE_SELF, 0, b"");
     }
 }
 
