@@ -103,12 +103,15 @@ pub fn unmark_all(watcher: u64) {
     unmark_if(|w, _| w == watcher);
 }
 
+/// Whom to tell: a watcher, its mark's number and mask.
+type Told = (Arc<dyn Watcher>, i32, u32);
+
 /// Something happened to an inode, or to a name in it.
 fn tell(key: InodeKey, mask: u32, cookie: u32, name: &[u8]) {
-    let mut told: SmallVec<[(Arc<dyn Watcher>, i32, u32); 4]> = SmallVec::new();
+    let mut told: SmallVec<[Told; 4]> = SmallVec::new();
     {
-        let mut table = MARKS.lock();
-        let Some(marks) = table.get_mut(&key) else { return };
+        let table = MARKS.lock();
+        let Some(marks) = table.get(&key) else { return };
         for mark in marks.iter() {
             if mark.mask & mask & libc::IN_ALL_EVENTS != 0 {
                 told.push((mark.watcher.clone(), mark.wd, mark.mask));

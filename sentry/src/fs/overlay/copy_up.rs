@@ -51,6 +51,7 @@ impl OverlayInode {
         size: Option<u64>,
         structure: &MutexGuard<'_, ()>,
     ) -> Result<Arc<dyn Inode>, Errno> {
+        debug_assert!(std::ptr::eq(MutexGuard::mutex(structure), &self.fs.structure));
         let lower = {
             let layers = self.layers.read();
             match (&layers.upper, layers.lowers.first()) {
