@@ -129,6 +129,13 @@ fn shown(id: u32) -> u32 {
     if id == OVERFLOW_ID { FOREIGN_ID.load(Ordering::Relaxed) } else { id }
 }
 
+/// Whether this process's own user or group is the overflow id ("nobody"), so that its files cannot
+/// be told from foreign ones.
+pub(crate) fn is_nobody() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == OVERFLOW_ID || libc::getegid() == OVERFLOW_ID }
+}
+
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
 
 fn statx_call(fd: BorrowedFd<'_>, name: *const c_char, flags: c_int) -> Result<Attr, Errno> {

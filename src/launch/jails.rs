@@ -141,8 +141,5 @@ fn gofer_calls() -> AllowList {
 }
 
 fn sentry_calls() -> AllowList {
-    let calls = AllowList::of(sentry::boot::HOST_SYSCALLS).and(platform::host_syscalls());
-    // glibc's malloc wants to know /proc/sys/vm/overcommit_memory before it gives memory of a
-    // thread's arena back. There is no such file in the Sentry's root, and nothing else to open.
-    narrowed(calls).absent(&[libc::SYS_openat])
+    narrowed(AllowList::of(sentry::boot::HOST_SYSCALLS).and(platform::host_syscalls()))
 }

@@ -198,7 +198,7 @@ impl Server {
         }
         sys::clear_umask();
         sys::bound_arenas(ARENAS);
-        if let Some(id) = config.foreign_ids {
+        if let Some(id) = config.foreign_ids.filter(|_| !sys::is_nobody()) {
             sys::show_foreign_ids_as(id);
         }
         let descriptors = sys::raise_descriptor_limit();
