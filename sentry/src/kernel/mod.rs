@@ -39,6 +39,9 @@ pub mod users;
 pub mod version;
 pub mod wait;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
