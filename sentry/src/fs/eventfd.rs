@@ -67,6 +67,7 @@ impl FileOps for EventFd {
         }
         let value = u64::from_ne_bytes(bytes);
         if value == u64::MAX {
+            src.unread(8);
             return Err(Errno::EINVAL);
         }
         {

@@ -55,8 +55,10 @@ pub fn epoll_ctl(cur: &mut Current, args: &Args) -> SysResult {
     if Arc::ptr_eq(&epoll_file, &file) {
         return Err(Errno::EINVAL);
     }
+    // Errors and hang-ups are always reported, until a one-shot entry has fired.
+    let always = (Events::ERR | Events::HUP).bits();
     let mut request =
-        event.map_or(Request::default(), |e| Request { events: e.events, data: e.data });
+        event.map_or(Request::default(), |e| Request { events: e.events | always, data: e.data });
     if request.events & WAKEUP != 0 && !cur.cred().capable(Caps::BLOCK_SUSPEND) {
         request.events &= !WAKEUP;
     }

@@ -104,6 +104,10 @@ pub fn socket(cur: &mut Current, args: &Args) -> SysResult {
 /// socketpair(2)
 pub fn socketpair(cur: &mut Current, args: &Args) -> SysResult {
     let (kind, flags) = split_type(args.int(1))?;
+    if args.int(0) == libc::AF_INET || args.int(0) == libc::AF_INET6 {
+        // They exist, but not in pairs.
+        return Err(Errno::EOPNOTSUPP);
+    }
     let kind = unix_kind(args.int(0), kind, args.int(2))?;
     let [a, b] = UnixSocket::pair(&cur.kernel.unix, kind, Ucred::effective(&cur.task));
     let a = sock::new_file(&cur.task, a, flags & OpenFlags::NONBLOCK)?;

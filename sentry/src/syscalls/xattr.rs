@@ -57,6 +57,9 @@ fn may_access(cred: &Credentials, target: &Target, name: &[u8], write: bool) -> 
     if write && target.read_only {
         return Err(Errno::EROFS);
     }
+    if [b"user.".as_slice(), b"trusted.", b"security."].contains(&name) {
+        return Err(Errno::EINVAL);
+    }
     let refuse = if write { Errno::EPERM } else { Errno::ENODATA };
     if name.starts_with(b"security.") {
         let cap = if name == b"security.capability" { Caps::SETFCAP } else { Caps::SYS_ADMIN };

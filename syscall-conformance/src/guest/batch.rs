@@ -69,6 +69,11 @@ fn start(name: &str, work: &Path, streams: &[fs::File; 3]) -> std::io::Result<i3
             libc::setsid();
             let none = 0u64;
             libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &none, 0, 8);
+            // Dispositions that whoever started us ignores would be inherited.
+            let default = [0usize; 4];
+            for signal in 1..=64 {
+                libc::syscall(libc::SYS_rt_sigaction, signal, &default, 0, 8);
+            }
             for (fd, file) in (0..).zip(streams) {
                 libc::dup2(file.as_raw_fd(), fd);
             }
