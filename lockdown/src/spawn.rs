@@ -126,6 +126,14 @@ impl Child {
         sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL)
     }
 
+    /// Whether the process has ended within `milliseconds`. Does not reap it.
+    pub fn ends_within(&self, milliseconds: i32) -> bool {
+        let mut poll =
+            libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd.
+        unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
+    }
+
     /// Waits for the end of the process, and reaps it. For pid 1 of a pid namespace that is after
     /// the last process in it has gone.
     ///

@@ -13,6 +13,8 @@ use super::signals::{Action, Signals};
 use super::terminal::Terminal;
 use crate::error::Error;
 
+/// How long a process that has to end may take for it, in milliseconds.
+const EXIT_TIME: i32 = 1000;
 /// How long a Sentry may take to stop its tasks before the launcher stops regardless, in
 /// milliseconds.
 const SUSPEND_TIME: u16 = 1000;
@@ -44,19 +46,31 @@ impl Supervisor {
             // What the Sentry has said counts before what has become of the processes.
             if ready.control {
                 match self.message()? {
-                    Some(FromSentry::Exited(status)) => return Ok(status),
-                    Some(FromSentry::Failed(failure)) => return Err(trustworthy(failure).into()),
+                    Some(FromSentry::Exited(status)) => {
+                        return if self.gofer.ends_within(0) {
+                            self.gofer_first().map_or(Ok(status), Err)
+                        } else {
+                            Ok(status)
+                        };
+                    }
+                    Some(FromSentry::Failed(failure)) => {
+                        // Without its gofer a Sentry fails for odd reasons.
+                        drop(self.sentry.kill());
+                        let gofer = self.gofer.ends_within(EXIT_TIME);
+                        let reason = gofer.then(|| self.gofer_first()).flatten();
+                        return Err(reason.unwrap_or_else(|| trustworthy(failure).into()));
+                    }
                     Some(FromSentry::Suspended | FromSentry::Stopped) => {
                         suspending = false;
                         self.stop()?;
                     }
                     Some(FromSentry::Started) => {}
-                    None => return Err(died(&self.sentry)),
+                    None => return Err(end(&self.sentry)),
                 }
             } else if ready.sentry {
-                return Err(died(&self.sentry));
+                return Err(end(&self.sentry));
             } else if ready.gofer {
-                return Err(died(&self.gofer));
+                return Err(end(&self.gofer));
             } else if suspending && !ready.signals {
                 suspending = false;
                 self.stop()?;
@@ -64,6 +78,14 @@ impl Supervisor {
             if ready.signals {
                 suspending |= self.handle_signals()?;
             }
+        }
+    }
+
+    /// The gofer's own failure, now that it has ended: if it did not just follow the Sentry.
+    fn gofer_first(&self) -> Option<Error> {
+        match self.gofer.wait() {
+            Ok(Exit::Code(0)) => None,
+            exit => Some(died(&self.gofer, exit)),
         }
     }
 
@@ -144,11 +166,17 @@ fn trustworthy(failure: BootFailure) -> BootFailure {
     BootFailure { code, ..failure }
 }
 
+/// Waits for a process that is gone, or on its way out (its end of the channel closes first), and
+/// says why.
+fn end(child: &Child) -> Error {
+    if !child.ends_within(EXIT_TIME) {
+        drop(child.kill());
+    }
+    died(child, child.wait())
+}
+
 /// Why a process is gone that should not be.
-fn died(child: &Child) -> Error {
-    // It may still be on its way out: its end of the channel closes before it is reaped.
-    drop(child.kill());
-    let exit = child.wait();
+fn died(child: &Child, exit: std::io::Result<Exit>) -> Error {
     if let Some(reason) = child.failure() {
         return Error::Died(format!("{}: {reason}", child.name()));
     }

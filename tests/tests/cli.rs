@@ -77,7 +77,6 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn programs_that_cannot_be_started_are_named() {
     let sandboxes = Sandboxes::new();
     std::fs::write(sandboxes.work().join("data"), "no program\n").unwrap();
@@ -102,7 +101,6 @@ fn programs_that_cannot_be_started_are_named() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn options_have_their_effect_inside() {
     let sandboxes = Sandboxes::new();
     std::fs::write(sandboxes.work().join("file"), "from the host\n").unwrap();

@@ -35,7 +35,6 @@ fn cgroups() -> usize {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn two_hundred_one_after_another() {
     let sandboxes = Sandboxes::new();
     let before = cgroups();
@@ -48,7 +47,6 @@ fn two_hundred_one_after_another() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn twenty_at_once() {
     let sandboxes = Sandboxes::new();
     let start = |_| sandboxes.command(&["run", "sh", "-c", "sleep 1; exit 9"]).spawn().unwrap();
@@ -89,13 +87,11 @@ fn kill_at_random(command: impl Fn(&Sandboxes) -> Command, times: u32) {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn killed_at_random_moments() {
     kill_at_random(|sandboxes| sandboxes.command(&BUSY), 70);
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn killed_at_random_moments_unprivileged() {
     // SAFETY: no arguments.
     if unsafe { libc::geteuid() } != 0 {
@@ -106,7 +102,6 @@ fn killed_at_random_moments_unprivileged() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn a_terminated_launcher_terminates_the_program() {
     let sandboxes = Sandboxes::new();
     let script = "trap 'exit 33' TERM; echo ready; while :; do sleep 0.1; done";
@@ -122,7 +117,6 @@ fn a_terminated_launcher_terminates_the_program() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn death_by_signal_is_128_plus_the_signal() {
     let sandboxes = Sandboxes::new();
     for (signal, code) in [("KILL", 137), ("TERM", 143), ("SEGV", 139)] {
@@ -132,7 +126,6 @@ fn death_by_signal_is_128_plus_the_signal() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn the_end_of_the_first_program_ends_the_others() {
     let sandboxes = Sandboxes::new();
     let output = sandboxes.run(&["run", "sh", "-c", "sleep 1000 & sleep 1000 & exit 3"]);

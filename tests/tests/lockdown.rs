@@ -52,7 +52,6 @@ fn is_root() -> bool {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn both_are_locked_down() {
     let sandboxes = Sandboxes::new();
     let me = Process::get(std::process::id()).unwrap();
@@ -95,7 +94,6 @@ fn both_are_locked_down() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves() {
     let sandboxes = Sandboxes::new();
     for (who, command) in sandboxes.callers(&["run", "cat"]) {
@@ -127,7 +125,6 @@ fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn neither_holds_a_descriptor_or_a_string_that_it_should_not() {
     if !is_root() {
         eprintln!("not root: undumpable processes cannot be looked into");
@@ -168,7 +165,6 @@ fn neither_holds_a_descriptor_or_a_string_that_it_should_not() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn a_writable_mount_gives_the_gofer_what_writing_needs() {
     if !is_root() {
         eprintln!("not root: the gofer has no capabilities in any case");

@@ -63,7 +63,6 @@ fn same(programs: &[&str], script: &str) {
 macro_rules! same {
     ($($name:ident [$($program:literal),*]: $script:expr;)*) => {
         $(#[test]
-        #[ignore = "the Sentry does not boot yet"]
         fn $name() {
             same(&["bash", $($program),*], $script);
         })*

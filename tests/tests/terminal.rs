@@ -17,7 +17,6 @@ fn shell(sandboxes: &Sandboxes, terminal: &mut Terminal) -> std::process::Child 
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn the_program_has_a_terminal_of_the_right_size() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(33, 99);
@@ -37,7 +36,6 @@ fn the_program_has_a_terminal_of_the_right_size() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn control_c_interrupts_the_foreground_job_only() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
@@ -57,7 +55,6 @@ fn control_c_interrupts_the_foreground_job_only() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn control_z_stops_a_job_and_fg_continues_it() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
@@ -83,7 +80,6 @@ fn control_z_stops_a_job_and_fg_continues_it() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
@@ -103,7 +99,6 @@ fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn top_shows_the_sandboxes_processes() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
@@ -119,7 +114,6 @@ fn top_shows_the_sandboxes_processes() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
@@ -152,7 +146,6 @@ fn a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued() {
 }
 
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn in_a_pipeline_the_terminal_is_left_alone() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);

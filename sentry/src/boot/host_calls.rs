@@ -12,6 +12,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_pread64,
     libc::SYS_pwrite64,
     libc::SYS_preadv,
+    libc::SYS_preadv2,
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_lseek,

@@ -92,6 +92,12 @@ pub(super) fn start(
     let len = comm.len().min(15);
     name[..len].copy_from_slice(&comm[..len]);
     let parts = parts(loaded.mm, name);
+    let before = |task: &Arc<Task>| {
+        // The program is some program, not an init that is written for being one: Ctrl-C, abort()
+        // and `kill $$` are to end it as they do outside of the sandbox.
+        task.group.signals.lock().unkillable = false;
+        before(task);
+    };
     start_init(kernel, InitParts { parts, rlimits, regs: loaded.registers }, before)
         .map_err(|errno| no_memory("cannot start the first task", errno))?;
     Ok(())
