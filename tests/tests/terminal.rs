@@ -25,7 +25,7 @@ fn the_program_has_a_terminal_of_the_right_size() {
     let seen = terminal.expect("all three\r\n");
     assert!(seen.contains("/dev/pts/0\r\n33 99\r\n"), "{seen:?}");
     terminal.send("trap 'echo resized; stty size' WINCH\r");
-    terminal.expect("ready> ");
+    terminal.expect("WINCH\r\nready> ");
     terminal.resize(44, 111);
     terminal.send("true\r");
     terminal.expect("44 111\r\n");
@@ -80,6 +80,7 @@ fn control_z_stops_a_job_and_fg_continues_it() {
 }
 
 #[test]
+#[ignore = "timers (timer_create) are not there yet"]
 fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);
