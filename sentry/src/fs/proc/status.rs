@@ -110,7 +110,7 @@ pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
         }
     }
     let mut text = String::new();
-    let groups: String = cred.groups.iter().map(|g| format!("{g} ")).collect();
+    let groups = cred.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
     let (pid, tgid) = (task.tid(), group.tgid);
     let _ = write!(
         text,
