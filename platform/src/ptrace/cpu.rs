@@ -323,7 +323,7 @@ impl Watch {
             let known = self.pairs.remove(&key);
             let changed = known.as_ref().is_none_or(|p| p.runs != runs);
             let mut pair = known.unwrap_or_else(|| Pair::new(runs));
-            pair.growth[tick as usize % PATIENCE as usize] = runs.wrapping_sub(pair.runs);
+            pair.growth[tick as usize % PATIENCE as usize] = runs.saturating_sub(pair.runs);
             pair.runs = runs;
             if let Some(home) = pair.judge(tick) {
                 slot.send_to(home);
