@@ -105,6 +105,9 @@ impl FileOps for EventFd {
         Some(self.queue.clone())
     }
 
+    fn fd_info(&self, out: &mut String) {
+        out.push_str(&format!("eventfd-count: {:16x}\n", self.count()));
+    }
     fn as_any(&self) -> &dyn Any {
         self
     }

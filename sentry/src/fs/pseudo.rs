@@ -15,7 +15,7 @@ use crate::kernel::Task;
 use crate::kernel::time::file_time;
 use crate::vfs::{
     Attr, DentryPolicy, DirEntry, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst,
-    IoSrc, LinkTarget, OpenArgs, PATH_MAX, SetAttr, StatFs, Timespec, mount,
+    IoSrc, LinkTarget, NewNode, OpenArgs, PATH_MAX, SetAttr, StatFs, Timespec, mount,
 };
 
 /// A file system of computed files.
@@ -193,6 +193,12 @@ impl Inode for Node {
             Kind::Dir(dir) => dir.lookup(&self.fs, name).map(|n| n as Arc<dyn Inode>),
             _ => Err(Errno::ENOTDIR),
         }
+    }
+
+    /// Nothing can be made here, and Linux says so as if the name could not be (`proc_lookup` of a
+    /// directory without operations to create).
+    fn create(&self, _: &[u8], _: &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno> {
+        Err(Errno::ENOENT)
     }
 
     fn dentry_policy(&self) -> DentryPolicy {

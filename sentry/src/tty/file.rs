@@ -51,6 +51,8 @@ impl Drop for Master {
     }
 }
 
+/// Writes all of `src`; an error leaves what was not taken there, for `Task::block_write` to go on
+/// with.
 fn write_in_chunks(
     src: &mut IoSrc<'_>,
     mut write: impl FnMut(&[u8]) -> Result<usize, Errno>,
@@ -64,20 +66,11 @@ fn write_in_chunks(
             Err(e) if done == 0 => return Err(e),
             Err(_) => break,
         };
-        let taken = match write(&buf[..got]) {
-            Ok(taken) => taken,
-            Err(e) => {
-                src.unread(got);
-                if done == 0 {
-                    return Err(e);
-                }
-                break;
-            }
-        };
+        let taken = write(&buf[..got]).inspect_err(|_| src.unread(got))?;
         done += taken;
         if taken < got {
             src.unread(got - taken);
-            break;
+            return Err(Errno::EAGAIN);
         }
     }
     Ok(done)
@@ -185,6 +178,10 @@ impl FileOps for Slave {
 
     fn ioctl(&self, cur: &mut Current, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let tty = &self.tty;
+        if tty.hung_up() {
+            // `hung_up_tty_ioctl`
+            return Err(if u64::from(cmd) == libc::TIOCSPGRP { Errno::ENOTTY } else { Errno::EIO });
+        }
         match u64::from(cmd) {
             libc::TIOCSCTTY => tty.set_controlling(cur, arg == 1)?,
             libc::TIOCNOTTY => tty.give_up(cur)?,

@@ -356,6 +356,11 @@ impl Tty {
         self.state.lock().locked
     }
 
+    /// Whether the master is closed.
+    pub fn hung_up(&self) -> bool {
+        !self.state.lock().master_open
+    }
+
     /// TIOCGEXCL.
     pub fn exclusive(&self) -> bool {
         self.state.lock().exclusive

@@ -43,7 +43,7 @@ pub struct Winsize {
 }
 
 impl Default for Termios {
-    /// `tty_std_termios` of drivers/tty/tty_io.c.
+    /// `tty_std_termios` of drivers/tty/tty_io.c, as drivers/tty/pty.c changes it.
     fn default() -> Termios {
         let mut cc = [0; NCCS];
         cc[libc::VINTR] = 3;
@@ -62,7 +62,7 @@ impl Default for Termios {
         Termios {
             iflag: libc::ICRNL | libc::IXON,
             oflag: libc::OPOST | libc::ONLCR,
-            cflag: libc::B38400 | libc::CS8 | libc::CREAD | libc::HUPCL,
+            cflag: libc::B38400 | libc::CS8 | libc::CREAD,
             lflag: libc::ISIG
                 | libc::ICANON
                 | libc::ECHO

@@ -25,6 +25,7 @@ pub const NODES: &[DeviceNode] = &[
     DeviceNode { name: "full", mode: 0o666, rdev: makedev(MEMORY_MAJOR, 7) },
     DeviceNode { name: "random", mode: 0o666, rdev: makedev(MEMORY_MAJOR, 8) },
     DeviceNode { name: "urandom", mode: 0o666, rdev: makedev(MEMORY_MAJOR, 9) },
+    DeviceNode { name: "ptmx", mode: 0o666, rdev: makedev(TTYAUX_MAJOR, 2) },
     DeviceNode { name: "tty", mode: 0o666, rdev: makedev(TTYAUX_MAJOR, 0) },
 ];
 
@@ -34,5 +35,4 @@ pub const LINKS: &[(&str, &str)] = &[
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
 ];

@@ -176,9 +176,6 @@ impl FileOps for HostStdio {
         let mut done = 0;
         while src.remaining() > 0 {
             if self.ready(libc::POLLOUT) & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) == 0 {
-                if done > 0 {
-                    break;
-                }
                 return Err(self.not_ready(Events::WRITABLE));
             }
             // poll promises room for one page in a pipe; more might block.
@@ -188,7 +185,6 @@ impl FileOps for HostStdio {
             });
             match result {
                 Ok(n) => done += n,
-                Err(_) if done > 0 => break,
                 Err(Errno::EAGAIN) => return Err(self.not_ready(Events::WRITABLE)),
                 Err(e) => return Err(e),
             }
