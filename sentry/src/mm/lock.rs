@@ -24,7 +24,9 @@ impl MemoryManager {
         let len = page_up(len.saturating_add(addr - start)).ok_or(Errno::EINVAL)?;
         let mut st = self.state.write();
         let already = st.locked_in(start..start.saturating_add(len));
-        if !limits.ipc_lock && (st.locked + len).saturating_sub(already) > limits.memlock {
+        if !limits.ipc_lock
+            && st.locked.saturating_add(len).saturating_sub(already) > limits.memlock
+        {
             return Err(Errno::ENOMEM);
         }
         let lock = if on_fault { LOCKS } else { VmFlags::LOCKED };

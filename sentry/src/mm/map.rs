@@ -8,8 +8,8 @@ use abi::Errno;
 use super::mappable::{MapFault, Mappable};
 use super::vma::{VmFlags, Vma, VmaName, VmaObject};
 use super::{
-    MAX_MAP_COUNT, MAX_PMAS, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, ShmemObject, State,
-    TASK_SIZE, host, page_down, page_up,
+    MAX_MAP_COUNT, MAX_PMAS, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE,
+    ShmemObject, State, TASK_SIZE, host, page_down, page_up,
 };
 use crate::vfs::FileDescription;
 
@@ -212,6 +212,10 @@ impl MemoryManager {
             let object = ShmemObject::new(self.ctx.memory.clone(), len, None);
             return Ok(Some(VmaObject { object, offset: 0, file: None }));
         };
+        // `file_mmap_ok`: what the host could not map either.
+        if request.offset > MAX_SHMEM_SIZE.saturating_sub(len) {
+            return Err(Errno::EOVERFLOW);
+        }
         if shared {
             if flags.contains(VmFlags::WRITE) && !file.writable {
                 return Err(Errno::EACCES);

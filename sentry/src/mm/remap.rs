@@ -7,8 +7,8 @@ use abi::Errno;
 use super::map::EAGER;
 use super::vma::{VmFlags, Vma};
 use super::{
-    MAX_MAP_COUNT, MAX_PMAS, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, State, TASK_SIZE,
-    page_up,
+    MAX_MAP_COUNT, MAX_PMAS, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, State,
+    TASK_SIZE, page_up,
 };
 
 const MAYMOVE: u32 = libc::MREMAP_MAYMOVE as u32;
@@ -147,7 +147,7 @@ impl MemoryManager {
         let mut vma = vma.clone();
         if let Some(backing) = &mut vma.backing {
             backing.offset += from.start - range.start;
-            if backing.offset.checked_add(new_len).is_none() {
+            if backing.offset > MAX_SHMEM_SIZE.saturating_sub(new_len) {
                 return Err(Errno::EINVAL);
             }
         }

@@ -436,6 +436,8 @@ fn shared_file_mappings_write_the_file() {
     file.rewind().unwrap();
     file.read_to_end(&mut content).unwrap();
     assert_eq!((&content[..4], &content[4096..4101]), (&b"123f"[..], &b"\0\0\0\0f"[..]));
+    let far = MmapRequest { offset: i64::MAX as u64 & !(PAGE - 1), ..request(true) };
+    assert_eq!(mm.mmap(&far, &NO_LIMITS), Err(Errno::EOVERFLOW));
     // A read-only open gives a mapping that mprotect cannot make writable.
     let request = file_request(object.clone(), 1, libc::PROT_READ, libc::MAP_SHARED, false);
     let addr = mm.mmap(&request, &NO_LIMITS).unwrap();
@@ -546,6 +548,7 @@ fn locking_is_limited_and_counted() {
     assert_eq!(mm.mlock(addr, 5 * PAGE, 0, &limits), Err(Errno::ENOMEM));
     let none = MmLimits { memlock: 0, ..limits };
     assert_eq!(mm.mlock(addr, 1, 0, &none), Err(Errno::EPERM));
+    assert_eq!(mm.mlock(addr, u64::MAX / 2, 0, &limits), Err(Errno::ENOMEM));
     assert_eq!(mm.munlock(addr, 9 * PAGE), Err(Errno::ENOMEM));
     mm.mlockall(libc::MCL_FUTURE as u32, &NO_LIMITS).unwrap();
     anonymous(&mm, 0, 1, RW, 0).unwrap();
