@@ -63,6 +63,7 @@ impl FileOps for EventFd {
         let mut bytes = [0; 8];
         let got = src.read(&mut bytes)?;
         if got < 8 {
+            src.unread(got);
             return Err(Errno::EFAULT);
         }
         let value = u64::from_ne_bytes(bytes);
@@ -84,6 +85,11 @@ impl FileOps for EventFd {
 
     fn seekable(&self) -> bool {
         false
+    }
+
+    /// Allowed, and without effect (`noop_llseek`).
+    fn seek(&self, _: u64, _: i64, _: i32) -> Option<Result<u64, Errno>> {
+        Some(Ok(0))
     }
 
     fn poll(&self) -> Events {
@@ -153,6 +159,9 @@ mod tests {
         assert_eq!(write(&e, 1), Err(Errno::EAGAIN));
         assert_eq!(read(&e), Ok(u64::MAX - 1));
         assert_eq!(e.write(&mut IoSrc::kernel(b"short"), 0), Err(Errno::EINVAL));
+        // What was refused was not taken.
+        let mut src = IoSrc::kernel(&[0xff; 8]);
+        assert_eq!((e.write(&mut src, 0), src.done()), (Err(Errno::EINVAL), 0));
     }
 
     #[test]

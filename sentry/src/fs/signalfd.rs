@@ -125,6 +125,11 @@ impl FileOps for SignalFd {
         false
     }
 
+    /// Allowed, and without effect (`noop_llseek`).
+    fn seek(&self, _: u64, _: i64, _: i32) -> Option<Result<u64, Errno>> {
+        Some(Ok(0))
+    }
+
     fn poll(&self) -> Events {
         let Some(task) = current_task() else { return Events::empty() };
         if task.pending_signals().intersection(self.mask()).is_empty() {

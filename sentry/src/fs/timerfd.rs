@@ -173,6 +173,11 @@ impl FileOps for TimerFd {
         false
     }
 
+    /// Allowed, and without effect (`noop_llseek`).
+    fn seek(&self, _: u64, _: i64, _: i32) -> Option<Result<u64, Errno>> {
+        Some(Ok(0))
+    }
+
     fn poll(&self) -> Events {
         if self.timer.state.lock().ticks > 0 {
             Events::IN | Events::RDNORM

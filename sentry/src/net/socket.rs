@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::options::Options;
 use crate::fs::anon::{self, AnonKind};
+use crate::kernel::current::current_task;
 use crate::kernel::{Credentials, Current, Events, Task, WaitQueue};
 use crate::vfs::{FileDescription, FileOps, IoDst, IoSrc, OpenFlags};
 
@@ -75,7 +76,7 @@ pub struct SendArgs<'a> {
     pub dest: Option<&'a [u8]>,
     /// Open files to be passed on; taken when the message is on its way.
     pub rights: Vec<Arc<FileDescription>>,
-    /// Whose message it is.
+    /// Whose message it is; the socket's maker's if the kernel itself writes.
     pub cred: Ucred,
     /// Who sends; `None` for write(2).
     pub task: Option<&'a Task>,
@@ -226,7 +227,7 @@ impl FileOps for SocketFile {
             nonblocking: self.nonblocking.load(Ordering::Relaxed),
             dest: None,
             rights: Vec::new(),
-            cred: self.creator,
+            cred: current_task().map_or(self.creator, |task| Ucred::of(&task)),
             task: None,
         };
         self.socket.send(src, &mut args)

@@ -302,7 +302,7 @@ pub fn lseek(cur: &mut Current, args: &Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     if !file.ops().seekable() {
-        return Err(Errno::ESPIPE);
+        return file.ops().seek(0, offset, whence).unwrap_or(Err(Errno::ESPIPE));
     }
     let mut pos = file.pos().lock();
     let new = match file.ops().seek(*pos, offset, whence) {

@@ -90,7 +90,8 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
     /// Writes at `offset`. A file that must take all of what a blocking writer gives (a pipe) says
-    /// `EAGAIN` after it took a part; `src.done()` tells how much (`Task::block_write`).
+    /// `EAGAIN` after it took a part; `src.done()` tells how much (`Task::block_write`). What is
+    /// refused must not have been taken from `src` (`IoSrc::unread`).
     fn write(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
         let _ = (src, offset);
         Err(Errno::EINVAL)

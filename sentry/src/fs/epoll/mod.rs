@@ -46,6 +46,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// As it is kept: errors and hang-ups are always told.
+    fn kept(self) -> Request {
+        Request { events: self.events | (Events::ERR | Events::HUP).bits(), ..self }
+    }
+
     /// The events to wait for; `None` once a one-shot watch has fired.
     fn wanted(self) -> Option<Events> {
         let events = Events::from_bits_truncate(self.events & !PRIVATE);
@@ -176,7 +181,7 @@ impl Epoll {
             epoll: Arc::downgrade(self),
             file: Arc::downgrade(file),
             key,
-            request: Mutex::new(request),
+            request: Mutex::new(request.kept()),
             queued: AtomicBool::new(false),
             registration: Mutex::default(),
             _share: share,
@@ -225,7 +230,7 @@ impl Epoll {
             if old.events & EXCLUSIVE != 0 {
                 return Err(Errno::EINVAL);
             }
-            *old = request;
+            *old = request.kept();
         }
         self.announce(watch);
         Ok(())
@@ -346,6 +351,11 @@ impl Drop for EpollFile {
 impl FileOps for EpollFile {
     fn seekable(&self) -> bool {
         false
+    }
+
+    /// Allowed, and without effect (`noop_llseek`).
+    fn seek(&self, _: u64, _: i64, _: i32) -> Option<Result<u64, Errno>> {
+        Some(Ok(0))
     }
     fn poll(&self) -> Events {
         if self.epoll.has_ready() { Events::IN | Events::RDNORM } else { Events::empty() }

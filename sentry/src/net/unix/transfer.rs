@@ -61,17 +61,20 @@ impl UnixSocket {
                 return Err(Errno::EPIPE);
             }
             let data = take(src, src.remaining().min(room).min(PIECE))?;
-            let charge = self.budget.charge(data.len());
+            let len = data.len();
+            let rights = Self::rights(args).inspect_err(|_| src.unread(len))?;
+            let charge = self.budget.charge(len);
             let message = Message {
                 data,
                 start: 0,
-                rights: Self::rights(args)?,
+                rights,
                 cred: args.cred,
                 source: source.clone(),
                 _charge: charge,
             };
             if let Err(message) = peer.arrive(message) {
                 drop(message);
+                src.unread(len);
                 return Err(Errno::EPIPE);
             }
         }
@@ -159,17 +162,21 @@ impl UnixSocket {
             src.unread(data.len());
             return Err(Errno::EFAULT);
         }
+        let rights = Self::rights(args).inspect_err(|_| src.unread(len))?;
         let message = Message {
             data,
             start: 0,
-            rights: Self::rights(args)?,
+            rights,
             cred: args.cred,
             source: self.source(),
             _charge: self.budget.charge(len),
         };
         match target.arrive(message) {
             Ok(()) => Ok(len),
-            Err(_) => self.refused(args, &target),
+            Err(_) => {
+                src.unread(len);
+                self.refused(args, &target)
+            }
         }
     }
 
