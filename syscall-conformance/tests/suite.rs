@@ -21,7 +21,10 @@ fn suite(home: &Path, sandbox: Option<Sandbox>) {
         build::static_guest("rsentry-syscall-conformance", "conformance-guest", false).unwrap();
     let plan =
         Plan { guest, filters: Vec::new(), jobs: 2, sandbox, native_dir: home.to_path_buf() };
-    let failed = failures(&run(&plan).unwrap());
+    let mut failed = failures(&run(&plan).unwrap());
+    if plan.sandbox.is_some() {
+        failed.retain(|f| !KNOWN.iter().any(|(name, _)| f.starts_with(&format!("{name}: "))));
+    }
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -30,8 +33,22 @@ fn every_case_passes_natively() {
     suite(tempfile::tempdir().unwrap().path(), None);
 }
 
+/// Cases that do not pass in the sandbox yet, each with the reason. The list may only shrink.
+const KNOWN: [(&str, &str); 11] = [
+    ("exec::text_busy", "a running program can be opened for writing"),
+    ("timers::timerfd_errors", "lseek on a timerfd is ESPIPE, not 0"),
+    ("unix_sockets::pass_credentials", "the sender's pid is that of the socket's maker"),
+    ("tty::default_settings", "control characters beyond the usual ones differ"),
+    ("tty::hangup_on_master_close", "TCGETS works after a hang-up"),
+    ("tty::waiting_output", "a blocking write to a terminal is short"),
+    ("system::proc_fdinfo", "no eventfd-count in fdinfo"),
+    ("system::proc_errors", "mkdir in /proc is EPERM, not ENOENT"),
+    ("system::errors_in_order", "epoll_wait looks at its count before the descriptor"),
+    ("system::fcntl_owner", "F_SETOWN takes processes that do not exist"),
+    ("system::reboot_denied", "acct is missing"),
+];
+
 #[test]
-#[ignore = "the Sentry does not boot yet"]
 fn every_case_does_the_same_in_the_sandbox() {
     let sandbox = Sandbox {
         rsentry: build::rsentry(false).unwrap(),
