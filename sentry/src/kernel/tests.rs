@@ -99,7 +99,7 @@ fn with_handler(flags: i32) -> Script {
             let si_signo = cpu.load(cpu.regs.rsi, 4)?;
             let good = cpu.regs.rdi == libc::SIGUSR1 as u64
                 && si_signo == libc::SIGUSR1.to_le_bytes()
-                && (cpu.regs.rsp + 8) % 16 == 0;
+                && (cpu.regs.rsp + 8).is_multiple_of(16);
             let count = word(cpu, COUNT)? + if good { 1 } else { 100 };
             cpu.store(COUNT, &count.to_le_bytes())?;
             // `ret`
