@@ -77,6 +77,7 @@ fn start(name: &str, work: &Path, streams: &[fs::File; 3]) -> std::io::Result<i3
             for (fd, file) in (0..).zip(streams) {
                 libc::dup2(file.as_raw_fd(), fd);
             }
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
             if libc::chdir(work.as_ptr()) == 0 {
                 libc::execv(program.as_ptr(), args.as_ptr());
             }
