@@ -34,15 +34,10 @@ fn every_case_passes_natively() {
 }
 
 /// Cases that do not pass in the sandbox yet, each with the reason. The list may only shrink.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 6] = [
     ("exec::text_busy", "a running program can be opened for writing"),
     ("timers::timerfd_errors", "lseek on a timerfd is ESPIPE, not 0"),
     ("unix_sockets::pass_credentials", "the sender's pid is that of the socket's maker"),
-    ("tty::default_settings", "control characters beyond the usual ones differ"),
-    ("tty::hangup_on_master_close", "TCGETS works after a hang-up"),
-    ("tty::waiting_output", "a blocking write to a terminal is short"),
-    ("system::proc_fdinfo", "no eventfd-count in fdinfo"),
-    ("system::proc_errors", "mkdir in /proc is EPERM, not ENOENT"),
     ("system::errors_in_order", "epoll_wait looks at its count before the descriptor"),
     ("system::fcntl_owner", "F_SETOWN takes processes that do not exist"),
     ("system::reboot_denied", "acct is missing"),

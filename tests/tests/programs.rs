@@ -136,7 +136,6 @@ END
         rm -r 1*; ls | wc -l; find . -newer hard -name 5 | sort | head -3
         cd ..; rm -rf tree copy; ls
     "#;
-    #[ignore = "timers (alarm, timer_create) are not there yet"]
     coreutils_small_things []: r#"
         seq 20 > n; head -3 n; tail -2 n; sed -n 5,6p n; split -l 8 n part; ls part*; wc part*
         sort -rn n | uniq -c | head -2; cut -c1 n | sort | uniq -c; comm <(seq 5) <(seq 3 7) | tr '\t' .
@@ -154,7 +153,6 @@ END
         xz -k d/numbers; xz -dc d/numbers.xz | md5sum
         grep -r 999 d --include=numbers | wc -l; find d -type f -size +50k | sort; find d -name 'num*' -exec basename {} \; | sort
     "#;
-    #[ignore = "timers (alarm, timer_create) are not there yet"]
     perl ["perl"]: r#"
         perl -e 'my %h = map { $_ => $_ ** 2 } 1..5; print join(",", map { "$_=$h{$_}" } sort keys %h), "\n"'
         perl -ne 'print if /root/' /etc/passwd

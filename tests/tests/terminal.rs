@@ -80,7 +80,6 @@ fn control_z_stops_a_job_and_fg_continues_it() {
 }
 
 #[test]
-#[ignore = "timers (timer_create) are not there yet"]
 fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
     let sandboxes = Sandboxes::new();
     let mut terminal = Terminal::new(24, 80);

@@ -26,6 +26,7 @@ pub struct Effects {
 }
 
 /// The state between the two sides of a terminal.
+#[derive(Default)]
 pub struct LineDiscipline {
     termios: Termios,
     /// Input that a read may take: raw bytes, or whole lines in canonical mode.
@@ -50,22 +51,6 @@ pub struct LineDiscipline {
 #[derive(Clone, Copy, Debug)]
 struct Line {
     len: usize,
-}
-
-impl Default for LineDiscipline {
-    fn default() -> Self {
-        LineDiscipline {
-            termios: Termios::default(),
-            cooked: VecDeque::new(),
-            lines: VecDeque::new(),
-            editing: Vec::new(),
-            output: VecDeque::new(),
-            column: 0,
-            start_column: 0,
-            stopped: false,
-            literal: false,
-        }
-    }
 }
 
 impl LineDiscipline {
@@ -466,7 +451,8 @@ impl LineDiscipline {
             }
             _ => {
                 let byte = if t.output(libc::OLCUC) { byte.to_ascii_uppercase() } else { byte };
-                if !byte.is_ascii_control() && !(byte & 0xc0 == 0x80 && t.input(libc::IUTF8)) {
+                let continues = byte & 0xc0 == 0x80 && t.input(libc::IUTF8);
+                if !byte.is_ascii_control() && !continues {
                     self.column += 1;
                 }
                 self.output.push_back(byte);

@@ -148,7 +148,10 @@ fn drop_files(files: Vec<Arc<FileDescription>>) {
             false
         }
     });
-    while !nested {
+    if nested {
+        return;
+    }
+    loop {
         match DROPPING.with_borrow_mut(|dropping| dropping.as_mut().and_then(Vec::pop)) {
             Some(file) => drop(file),
             None => {
