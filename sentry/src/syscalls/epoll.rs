@@ -101,6 +101,7 @@ pub fn epoll_pwait2(cur: &mut Current, args: &Args) -> SysResult {
 /// The first three arguments are the same for all.
 fn wait(cur: &mut Current, args: &Args, patience: Patience) -> SysResult {
     const SIZE: u64 = size_of::<EpollEvent>() as u64;
+    let file = cur.files.get(args.int(0))?;
     let (addr, max) = (args.u64(1), args.int(2));
     let max =
         usize::try_from(max).ok().filter(|&m| m > 0 && m <= i32::MAX as usize / SIZE as usize);
@@ -111,7 +112,6 @@ fn wait(cur: &mut Current, args: &Args, patience: Patience) -> SysResult {
     {
         return Err(Errno::EFAULT);
     }
-    let file = cur.files.get(args.int(0))?;
     let epoll = file.downcast::<EpollFile>().ok_or(Errno::EINVAL)?.epoll();
     let collect = |cur: &Current| {
         epoll.collect(max, |i, events, data| {

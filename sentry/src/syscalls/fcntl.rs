@@ -62,7 +62,7 @@ pub fn fcntl(cur: &mut Current, args: &Args) -> SysResult {
         libc::F_OFD_GETLK => get_lock(cur, &file, arg, true),
         libc::F_OFD_SETLK => set_lock(cur, fd, &file, arg, false, true),
         libc::F_OFD_SETLKW => set_lock(cur, fd, &file, arg, true, true),
-        libc::F_SETOWN => set_owner(&file, arg as i32),
+        libc::F_SETOWN => set_owner(cur, &file, arg as i32),
         libc::F_GETOWN => {
             let owner = *file.owner().lock();
             let id = if owner.kind == F_OWNER_PGRP { -owner.id } else { owner.id };
@@ -121,15 +121,26 @@ fn set_status(cur: &Current, file: &FileDescription, flags: OpenFlags) -> SysRes
     Ok(0)
 }
 
-fn set_owner(file: &FileDescription, who: i32) -> SysResult {
+fn set_owner(cur: &Current, file: &FileDescription, who: i32) -> SysResult {
     let (kind, id) = match who {
         i32::MIN => return Err(Errno::EINVAL),
         who if who < 0 => (F_OWNER_PGRP, -who),
         who => (F_OWNER_PID, who),
     };
+    check_owner(cur, kind, id)?;
     let mut owner = file.owner().lock();
     *owner = FileOwner { kind, id, ..*owner };
     Ok(0)
+}
+
+/// `ESRCH` if there is nobody of this number (`f_setown`, `f_setown_ex`).
+fn check_owner(cur: &Current, kind: i32, id: i32) -> Result<(), Errno> {
+    let tasks = &cur.kernel.tasks;
+    let there = match kind {
+        F_OWNER_PGRP => tasks.pgrp(id).is_some(),
+        _ => tasks.get(id).is_some(),
+    };
+    if id == 0 || there { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
 fn set_owner_ex(cur: &Current, file: &FileDescription, addr: u64) -> SysResult {
@@ -137,9 +148,7 @@ fn set_owner_ex(cur: &Current, file: &FileDescription, addr: u64) -> SysResult {
     if !(0..=F_OWNER_PGRP).contains(&kind) {
         return Err(Errno::EINVAL);
     }
-    if id != 0 && kind != F_OWNER_PGRP && cur.kernel.tasks.get(id).is_none() {
-        return Err(Errno::ESRCH);
-    }
+    check_owner(cur, kind, id)?;
     let mut owner = file.owner().lock();
     *owner = FileOwner { kind, id, ..*owner };
     Ok(0)
