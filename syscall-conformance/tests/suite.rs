@@ -34,12 +34,9 @@ fn every_case_passes_natively() {
 }
 
 /// Cases that do not pass in the sandbox yet, each with the reason. The list may only shrink.
-const KNOWN: [(&str, &str); 6] = [
+const KNOWN: [(&str, &str); 3] = [
     ("exec::text_busy", "a running program can be opened for writing"),
-    ("timers::timerfd_errors", "lseek on a timerfd is ESPIPE, not 0"),
-    ("unix_sockets::pass_credentials", "the sender's pid is that of the socket's maker"),
-    ("system::errors_in_order", "epoll_wait looks at its count before the descriptor"),
-    ("system::fcntl_owner", "F_SETOWN takes processes that do not exist"),
+    ("system::fcntl_owner", "O_ASYNC sends no SIGIO"),
     ("system::reboot_denied", "acct is missing"),
 ];
 

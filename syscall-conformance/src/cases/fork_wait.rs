@@ -177,13 +177,17 @@ fn waitid_forms() {
     assert_eq!((si.si_code, p, s), (CLD_KILLED, pid, SIGTERM));
     let pid = fork(|| {
         ok!(SYS_kill, ok!(SYS_getpid), SIGSTOP);
-        0
+        // A child that has exited cannot be waited for as continued.
+        loop {
+            let _ = sys!(SYS_pause);
+        }
     });
     ok!(SYS_waitid, P_PID, pid, &mut si, WSTOPPED, 0);
     assert_eq!(si.si_code, CLD_STOPPED);
     ok!(SYS_kill, pid, SIGCONT);
     ok!(SYS_waitid, P_PID, pid, &mut si, WCONTINUED, 0);
     assert_eq!(si.si_code, CLD_CONTINUED);
+    ok!(SYS_kill, pid, SIGKILL);
     ok!(SYS_waitid, P_PGID, 0, 0, WEXITED, 0);
 }
 
