@@ -219,13 +219,6 @@ pub(super) fn limits(task: &Arc<Task>, _: &Task) -> Text {
     Ok(out.into_bytes())
 }
 
-pub(super) fn io(_: &Arc<Task>, _: &Task) -> Text {
-    let names = ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes"];
-    let mut out: String = names.iter().map(|n| format!("{n}: 0\n")).collect();
-    out.push_str("cancelled_write_bytes: 0\n");
-    Ok(out.into_bytes())
-}
-
 pub(super) fn cgroup(_: &Arc<Task>, _: &Task) -> Text {
     Ok(b"0::/\n".to_vec())
 }

@@ -63,7 +63,6 @@ const ENTRIES: &[(&str, bool, Entry)] = &[
     ("fd", false, Entry::Fd),
     ("fdinfo", false, Entry::FdInfo),
     ("gid_map", false, Entry::Text(0o444, false, status::id_map)),
-    ("io", false, Entry::Text(0o400, true, status::io)),
     ("limits", false, Entry::Text(0o444, false, status::limits)),
     ("loginuid", false, Entry::Text(0o444, false, status::loginuid)),
     ("maps", false, Entry::Text(0o444, true, maps::maps)),
