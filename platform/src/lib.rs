@@ -19,6 +19,7 @@ mod arch;
 pub mod memory_file;
 pub mod mock;
 pub mod ptrace;
+mod stub;
 pub mod usercopy;
 
 pub use memory_file::{Frames, MemoryFile};
@@ -176,7 +177,7 @@ pub(crate) fn errno() -> i32 {
 /// Reads what platforms need to know from the host's `/proc`. For a process that is about to fork
 /// one without `/proc`, in which a platform is made then.
 pub fn look_around() {
-    ptrace::look_around();
+    stub::vdso::Vdso::find();
 }
 
 /// The host calls that a Sentry makes on behalf of this crate once it is locked down, besides

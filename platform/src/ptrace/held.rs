@@ -35,13 +35,11 @@ impl Layout {
         self.base + 2 * PAGE_SIZE
     }
 
-    /// Where vvar and vDSO are parked when they are moved onto their old place.
-    pub(super) fn parking(self) -> u64 {
-        self.base + 3 * PAGE_SIZE
+    /// Where vvar and vDSO are parked when they are moved onto their old place: address, bytes.
+    pub(super) fn parking(self) -> (u64, u64) {
+        let used = 3 * PAGE_SIZE;
+        (self.base + used, Layout::LEN - used)
     }
-
-    /// Bytes at [`Layout::parking`].
-    pub(super) const PARKING_LEN: u64 = Layout::LEN - 3 * PAGE_SIZE;
 }
 
 /// How many commands fit on the command page.

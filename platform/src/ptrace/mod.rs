@@ -28,23 +28,21 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::nursery::Nursery;
+use crate::stub::vdso::Vdso;
 use crate::{AddressSpace, Error, PAGE_SIZE, Platform, VdsoImage};
 
-mod birth;
 mod cpu;
 mod held;
-mod nursery;
-mod queue;
 mod space;
+mod stub;
 mod sys;
 mod template;
 mod thread;
-mod vdso;
 
 use held::Layout;
-use nursery::Nursery;
+use stub::Stubs;
 use template::Template;
-use vdso::Vdso;
 
 #[cfg(test)]
 mod tests;
@@ -70,7 +68,7 @@ struct Shared {
     xcr0: u64,
     cpus: Arc<cpu::Cpus>,
     template: Arc<Mutex<Template>>,
-    nursery: Nursery,
+    nursery: Nursery<Stubs>,
     /// Stubs read end-of-file from the other end once this is closed.
     _lifeline: OwnedFd,
 }
@@ -97,7 +95,7 @@ impl PtracePlatform {
         let template = Arc::new(Mutex::new(template));
         Ok(Arc::new(PtracePlatform {
             shared: Arc::new(Shared {
-                nursery: Nursery::new(file, template.clone()),
+                nursery: Nursery::new(Stubs { file, template: template.clone() }, Vec::new()),
                 layout,
                 vdso,
                 clean_xstate,
@@ -167,11 +165,6 @@ fn clean_xstate(template: &mut Template) -> Result<(Vec<u8>, u64), Error> {
     // x87 and SSE are in the image, everything else is in its initial state.
     clean[XSTATE_BV] = 3;
     Ok((clean, xcr0))
-}
-
-/// See [`crate::look_around`].
-pub(crate) fn look_around() {
-    Vdso::find();
 }
 
 /// The host calls that this platform makes after [`PtracePlatform::new`], for the Sentry's own

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::held::{BATCH_MAX, Held, Stopped};
-use super::nursery::Stub;
-use super::queue::{Op, Queue};
+use super::stub::Stub;
 use super::sys::{self, Tid};
 use super::thread::Thread;
 use super::{Shared, template::TemplateHold};
 use crate::arch::filter::CLONE_THREAD;
+use crate::stub::queue::{Op, Queue};
 use crate::{AddressSpace, Error, GuestThread, Prot, Source};
 
 thread_local! {
@@ -198,7 +198,7 @@ impl AddressSpace for Space {
 
     fn move_vdso(&self, vvar_base: u64) {
         if let Some(vdso) = &self.shared.vdso {
-            self.enqueue(None, |q| q.move_vdso(vdso, self.shared.layout, vvar_base));
+            self.enqueue(None, |q| q.move_vdso(vdso, self.shared.layout.parking(), vvar_base));
         }
     }
 

@@ -3,12 +3,8 @@
 //! Everything here must be called on the host thread that traces `tid`, except [`kill`],
 //! [`tgkill`] and [`reap`].
 
-use std::io;
-
+pub(super) use crate::stub::sys::*;
 use crate::{Error, Registers};
-
-/// Thread id of a host thread.
-pub(super) type Tid = libc::pid_t;
 
 /// `NT_X86_XSTATE` of `<linux/elf.h>`.
 const NT_X86_XSTATE: usize = 0x202;
@@ -182,34 +178,4 @@ pub(super) fn wait(tid: Tid) -> Result<Stop, Gone> {
         (0, s) => Stop::Signal(s),
         (event, _) => Stop::Event(event),
     })
-}
-
-/// Waits for the death of a child that was killed, and reaps it.
-pub(super) fn reap(pid: Tid) {
-    while wait(pid).is_ok() {}
-}
-
-/// Reaps a child if it is dead already. Returns whether it is gone.
-pub(super) fn try_reap(pid: Tid) -> bool {
-    let flags = libc::__WALL | libc::WNOHANG;
-    // SAFETY: plain system call without a buffer.
-    unsafe { libc::wait4(pid, std::ptr::null_mut(), flags, std::ptr::null_mut()) != 0 }
-}
-
-/// Sends a signal to a process.
-pub(super) fn kill(pid: Tid, signal: i32) {
-    // SAFETY: plain system call.
-    unsafe { libc::kill(pid, signal) };
-}
-
-/// Sends a signal to a thread.
-pub(super) fn tgkill(pid: Tid, tid: Tid, signal: i32) {
-    // SAFETY: plain system call.
-    unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
-}
-
-/// A pipe: the reading and the writing end, both close-on-exec.
-pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Error> {
-    let (reader, writer) = io::pipe().map_err(|e| Error::Host { what: "pipe2", source: e })?;
-    Ok((reader.into(), writer.into()))
 }

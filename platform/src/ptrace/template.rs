@@ -13,9 +13,10 @@ use std::sync::{Arc, Weak};
 
 use super::held::{Held, Layout};
 use super::sys::{self, Tid};
-use crate::arch::filter::{CLONE_PROCESS, CLONE_THREAD};
-use crate::arch::stub::{Command, FD_DONATIONS, FD_MEMORY};
+use crate::arch::filter::{self, CLONE_PROCESS, CLONE_THREAD};
+use crate::arch::stub::{self, Command, FD_DONATIONS, FD_MEMORY};
 use crate::memory_file::Frames;
+use crate::stub::birth;
 use crate::{Error, PAGE_SIZE};
 
 /// Most donated descriptors in the table; more than a batch of commands can need at once.
@@ -66,8 +67,27 @@ impl Template {
         use std::os::fd::AsFd as _;
         let (socket, other_end) = socket_pair()?;
         let memory = commands.file().as_fd().as_raw_fd();
-        let pid =
-            super::birth::template(layout, memory, other_end.as_raw_fd(), lifeline.as_raw_fd())?;
+        let pid = birth::template(&mut birth::Template {
+            pages: &[
+                birth::Page {
+                    at: layout.code(),
+                    content: stub::code(),
+                    prot: libc::PROT_READ | libc::PROT_EXEC,
+                    inherited: true,
+                },
+                birth::Page {
+                    at: layout.scratch(),
+                    content: &[],
+                    prot: libc::PROT_READ | libc::PROT_WRITE,
+                    inherited: false,
+                },
+            ],
+            entry: layout.code() + stub::ready_offset(),
+            filter: &mut filter::program(layout.code()),
+            fds: [memory, other_end.as_raw_fd(), lifeline.as_raw_fd()],
+            handlers: None,
+            traceable: true,
+        })?;
         let template = Template {
             pid,
             layout,

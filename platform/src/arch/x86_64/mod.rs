@@ -4,3 +4,12 @@ pub(crate) mod copy;
 pub(crate) mod filter;
 pub(crate) mod stub;
 pub(crate) mod trap;
+
+/// Leaves the current code for good.
+///
+/// # Safety
+/// There must be code at `entry` that needs nothing of what is there now.
+pub(crate) unsafe fn enter(entry: u64) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { std::arch::asm!("jmp {}", in(reg) entry, options(noreturn)) }
+}

@@ -193,12 +193,3 @@ pub(crate) fn is_done(code: u64, regs: &Registers) -> bool {
     let bytes = self::code();
     regs.rip.checked_sub(code + 1).is_some_and(|at| bytes.get(at as usize) == Some(&0xcc))
 }
-
-/// Leaves the current code for the stub's, never to come back.
-///
-/// # Safety
-/// The stub's code must be mapped at `code`.
-pub(crate) unsafe fn enter(code: u64) -> ! {
-    // SAFETY: the caller's promise; nothing of the current code is needed any more.
-    unsafe { std::arch::asm!("jmp {}", in(reg) code + ready_offset(), options(noreturn)) }
-}

@@ -7,18 +7,55 @@
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::held::Layout;
 use super::sys::{self, Tid};
-use crate::arch::{filter, stub};
 use crate::{Error, PAGE_SIZE};
 
 /// Bytes of the stack on which the child sets itself up.
 const STACK_LEN: usize = 64 << 10;
 
+/// What a template is like.
+pub(crate) struct Template<'a> {
+    /// What is mapped for the stub's own use.
+    pub(crate) pages: &'a [Page<'a>],
+    /// Where it goes on once it is set up, with nothing in its registers. The code there must close
+    /// the last descriptor and then wait.
+    pub(crate) entry: u64,
+    /// The seccomp filter of the template and all that comes of it.
+    pub(crate) filter: &'a mut [libc::sock_filter],
+    /// Become descriptors 0, 1 and 2.
+    pub(crate) fds: [RawFd; 3],
+    /// Signals that are handled by stub code.
+    pub(crate) handlers: Option<Handlers>,
+    /// Whether somebody without privileges may trace it.
+    pub(crate) traceable: bool,
+}
+
+/// A page of the template's own.
+pub(crate) struct Page<'a> {
+    /// Its address.
+    pub(crate) at: u64,
+    /// What it starts with.
+    pub(crate) content: &'a [u8],
+    /// `PROT_*` once it is filled; such pages can never be changed again if they are not writable.
+    pub(crate) prot: i32,
+    /// Whether stub processes have a copy.
+    pub(crate) inherited: bool,
+}
+
+/// One handler for all these signals, on the alternate stack and without blocking any.
+#[derive(Clone, Copy)]
+pub(crate) struct Handlers {
+    /// Where it begins.
+    pub(crate) entry: u64,
+    /// What it would return to; it does not.
+    pub(crate) restorer: u64,
+    /// Which.
+    pub(crate) signals: &'static [i32],
+}
+
 /// What the child needs, by value.
-struct Plan {
-    layout: Layout,
-    code: &'static [u8],
+struct Plan<'a> {
+    template: &'a Template<'a>,
     filter: libc::sock_fprog,
     /// Become descriptors 0, 1, 2 and 3.
     fds: [RawFd; 4],
@@ -54,22 +91,16 @@ impl Step {
     }
 }
 
-/// Starts the template. It still has a copy of all the Sentry's memory; the caller removes it.
-pub(super) fn template(
-    layout: Layout,
-    memory: RawFd,
-    donations: RawFd,
-    lifeline: RawFd,
-) -> Result<Tid, Error> {
+/// Starts the template. It still has a copy of all the Sentry's memory; the caller has it removed.
+pub(crate) fn template(template: &mut Template<'_>) -> Result<Tid, Error> {
     let (ready, child_ready): (OwnedFd, OwnedFd) = sys::pipe()?;
-    let mut program = filter::program(layout.code());
-    let mut plan = Plan {
-        layout,
-        code: stub::code(),
-        filter: libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() },
-        fds: [memory, donations, lifeline, child_ready.as_raw_fd()],
-        child: 0,
+    let filter = libc::sock_fprog {
+        len: template.filter.len() as u16,
+        filter: template.filter.as_mut_ptr(),
     };
+    let [a, b, c] = template.fds;
+    let fds = [a, b, c, child_ready.as_raw_fd()];
+    let mut plan = Plan { template, filter, fds, child: 0 };
     let mut stack = vec![0u128; STACK_LEN / 16];
     // Two steps: a child that shares our memory loses the restartable-sequence area that libc
     // registered, which a plain fork would inherit and the host would go on writing to.
@@ -113,7 +144,7 @@ pub(super) fn template(
 
 /// Shares the Sentry's memory; makes the template, which does not.
 extern "C" fn intermediate(plan: *mut libc::c_void) -> i32 {
-    let plan = plan.cast::<Plan>();
+    let plan = plan.cast::<Plan<'_>>();
     // SAFETY: a raw clone without a new stack continues both on this one, the child on its copy.
     // CLONE_PARENT makes the template a child of the Sentry, and hands on the exit signal: none, so
     // that the Sentry's SIGCHLD disposition does not matter.
@@ -128,11 +159,11 @@ extern "C" fn intermediate(plan: *mut libc::c_void) -> i32 {
     0
 }
 
-fn become_template(plan: &Plan) -> ! {
+fn become_template(plan: &Plan<'_>) -> ! {
     // SAFETY: the calls below change this process only, which is about to lose all it has.
     unsafe {
         let step = match set_up(plan) {
-            Ok(()) => stub::enter(plan.layout.code()),
+            Ok(()) => crate::arch::enter(plan.template.entry),
             Err(step) => step,
         };
         libc::_exit(step as i32)
@@ -141,21 +172,24 @@ fn become_template(plan: &Plan) -> ! {
 
 /// # Safety
 /// Only in the template: it takes its process apart.
-unsafe fn set_up(plan: &Plan) -> Result<(), Step> {
+unsafe fn set_up(plan: &Plan<'_>) -> Result<(), Step> {
     let check = |ok: bool, step: Step| if ok { Ok(()) } else { Err(step) };
     // SAFETY: as the caller promises; all buffers are live.
     unsafe {
         // Away from the terminal's process group: its Ctrl-C is for the Sentry.
         check(libc::setsid() >= 0, Step::Session)?;
-        reset_signals().map_err(|()| Step::Signals)?;
+        reset_signals(plan.template.handlers).map_err(|()| Step::Signals)?;
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         check(libc::setrlimit(libc::RLIMIT_CORE, &none) == 0, Step::Limits)?;
         libc::prctl(libc::PR_SET_NAME, c"rsentry-stub".as_ptr());
         move_descriptors(&plan.fds).map_err(|()| Step::Descriptors)?;
         check(drop_capabilities(), Step::Capabilities)?;
-        // Without this the Sentry could not trace it after a change of user ids.
-        check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) == 0, Step::Capabilities)?;
-        check(map_stub(plan), Step::Memory)?;
+        let traceable = libc::c_ulong::from(plan.template.traceable);
+        // Otherwise the Sentry could not trace it after a change of user ids.
+        check(libc::prctl(libc::PR_SET_DUMPABLE, traceable, 0, 0, 0) == 0, Step::Capabilities)?;
+        for page in plan.template.pages {
+            check(map(page), Step::Memory)?;
+        }
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Step::Filter)?;
         check(
             libc::syscall(
@@ -170,8 +204,8 @@ unsafe fn set_up(plan: &Plan) -> Result<(), Step> {
     }
 }
 
-/// Default actions, nothing blocked, no alternate stack.
-unsafe fn reset_signals() -> Result<(), ()> {
+/// Default actions but for `handlers`, nothing blocked, no alternate stack.
+unsafe fn reset_signals(handlers: Option<Handlers>) -> Result<(), ()> {
     // SAFETY: all-zero is SIG_DFL, an empty mask, and a valid stack_t.
     unsafe {
         let action: libc::sigaction = std::mem::zeroed();
@@ -179,6 +213,11 @@ unsafe fn reset_signals() -> Result<(), ()> {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
                 libc::sigaction(signal, &action, std::ptr::null_mut());
             }
+        }
+        if let Some(handlers) = handlers
+            && !install(handlers)
+        {
+            return Err(());
         }
         let mask: libc::sigset_t = std::mem::zeroed();
         if libc::sigprocmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()) != 0 {
@@ -224,36 +263,48 @@ unsafe fn drop_capabilities() -> bool {
     unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) == 0 }
 }
 
-/// Maps the stub's code and the template's scratch page.
-unsafe fn map_stub(plan: &Plan) -> bool {
-    let layout = plan.layout;
-    let page = |addr: u64| {
-        // SAFETY: the stub's range is ours; whatever lies there is a copy that goes away anyhow,
-        // and nothing that runs from here on is in it (the caller's stack comes from the heap).
+/// Past libc, whose restorer is about to be unmapped.
+unsafe fn install(handlers: Handlers) -> bool {
+    const SA_RESTORER: u64 = 0x0400_0000;
+    let flags = (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER | libc::SA_RESTART) as u64;
+    // The host's `struct sigaction`: handler, flags, restorer, mask.
+    let action = [handlers.entry, flags | SA_RESTORER, handlers.restorer, 0];
+    handlers.signals.iter().all(|&signal| {
+        // SAFETY: the action is live and laid out as the host has it; the set has 8 bytes.
         unsafe {
-            libc::mmap(
-                addr as *mut libc::c_void,
-                PAGE_SIZE as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0usize, 8usize) == 0
         }
-    };
-    let code = page(layout.code());
-    let scratch = page(layout.scratch());
-    if code == libc::MAP_FAILED || scratch == libc::MAP_FAILED {
-        return false;
-    }
-    // SAFETY: the page is mapped writable and the code fits.
+    })
+}
+
+/// Maps and fills one of the stub's own pages.
+unsafe fn map(page: &Page<'_>) -> bool {
+    let len = PAGE_SIZE as usize;
+    // SAFETY: the stub's range is ours; whatever lies there is a copy that goes away anyhow, and
+    // nothing that runs from here on is in it (the caller's stack comes from the heap). The page is
+    // mapped writable when it is filled.
     unsafe {
-        std::ptr::copy_nonoverlapping(plan.code.as_ptr(), code.cast(), plan.code.len());
-        let len = PAGE_SIZE as usize;
-        let done = libc::mprotect(code, len, libc::PROT_READ | libc::PROT_EXEC) == 0
-            && libc::madvise(scratch, len, libc::MADV_DONTFORK) == 0;
-        // A host before 6.10 cannot seal.
-        libc::syscall(libc::SYS_mseal, code, len, 0);
-        done
+        let at = libc::mmap(
+            page.at as *mut libc::c_void,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0,
+        );
+        if at == libc::MAP_FAILED || page.content.len() > len {
+            return false;
+        }
+        std::ptr::copy_nonoverlapping(page.content.as_ptr(), at.cast(), page.content.len());
+        if libc::mprotect(at, len, page.prot) != 0
+            || !page.inherited && libc::madvise(at, len, libc::MADV_DONTFORK) != 0
+        {
+            return false;
+        }
+        if page.prot & libc::PROT_WRITE == 0 {
+            // A host before 6.10 cannot seal.
+            libc::syscall(libc::SYS_mseal, at, len, 0);
+        }
+        true
     }
 }

@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::held::Layout;
 use super::vdso::Vdso;
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::{Prot, Source};
 
 /// One queued host call.
-pub(super) enum Op {
+pub(crate) enum Op {
     Map { addr: u64, len: u64, prot: Prot, source: Source, populate: bool },
     Unmap { addr: u64, len: u64 },
     Protect { addr: u64, len: u64, prot: Prot },
@@ -23,7 +22,7 @@ pub(super) enum Op {
 
 impl Op {
     /// The host file whose descriptor [`Op::command`] needs.
-    pub(super) fn file(&self) -> Option<&Arc<OwnedFd>> {
+    pub(crate) fn file(&self) -> Option<&Arc<OwnedFd>> {
         match self {
             Op::Map { source: Source::Host { file, .. }, .. } => Some(file),
             _ => None,
@@ -31,7 +30,7 @@ impl Op {
     }
 
     /// The host call; `fd` is the descriptor of [`Op::file`] in the stub.
-    pub(super) fn command(&self, fd: u64) -> Command {
+    pub(crate) fn command(&self, fd: u64) -> Command {
         match *self {
             Op::Map { addr, len, prot, ref source, populate } => {
                 let (fd, offset, sharing) = match *source {
@@ -55,7 +54,7 @@ impl Op {
     }
 
     /// For the operator, when the host refuses it.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Op::Map { source: Source::Memory { .. }, .. } => "mmap of the memory file",
             Op::Map { .. } => "mmap of a host file",
@@ -74,7 +73,7 @@ fn bits(prot: Prot) -> u64 {
 }
 
 /// The queue of one address space.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     ops: Vec<Op>,
     keeps: Vec<Box<dyn Any + Send>>,
     mapped: RangeSet,
@@ -84,7 +83,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The queue of a blank address space.
-    pub(super) fn new(vdso: Option<&Vdso>) -> Queue {
+    pub(crate) fn new(vdso: Option<&Vdso>) -> Queue {
         Queue {
             ops: Vec::new(),
             keeps: Vec::new(),
@@ -94,15 +93,15 @@ impl Queue {
     }
 
     /// Takes everything queued, and what to drop when it holds.
-    pub(super) fn take(&mut self) -> (Vec<Op>, Vec<Box<dyn Any + Send>>) {
+    pub(crate) fn take(&mut self) -> (Vec<Op>, Vec<Box<dyn Any + Send>>) {
         (std::mem::take(&mut self.ops), std::mem::take(&mut self.keeps))
     }
 
-    pub(super) fn keep(&mut self, keep: Box<dyn Any + Send>) {
+    pub(crate) fn keep(&mut self, keep: Box<dyn Any + Send>) {
         self.keeps.push(keep);
     }
 
-    pub(super) fn map(&mut self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
+    pub(crate) fn map(&mut self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
         self.mapped.insert(addr, addr + len);
         match self.ops.last_mut() {
             // A mapping replaces what is there; it need not be removed before.
@@ -128,7 +127,7 @@ impl Queue {
         self.ops.push(Op::Map { addr, len, prot, source, populate });
     }
 
-    pub(super) fn unmap(&mut self, addr: u64, len: u64) {
+    pub(crate) fn unmap(&mut self, addr: u64, len: u64) {
         if !self.mapped.remove(addr, addr + len) {
             return;
         }
@@ -138,7 +137,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn protect(&mut self, addr: u64, len: u64, prot: Prot) {
+    pub(crate) fn protect(&mut self, addr: u64, len: u64, prot: Prot) {
         for (start, end) in self.mapped.within(addr, addr + len) {
             match self.ops.last_mut() {
                 Some(Op::Protect { addr: a, len: l, prot: p })
@@ -151,16 +150,17 @@ impl Queue {
         }
     }
 
-    pub(super) fn move_vdso(&mut self, vdso: &Vdso, layout: Layout, to: u64) {
+    /// `parking` (address, length) is free for a detour.
+    pub(crate) fn move_vdso(&mut self, vdso: &Vdso, parking: (u64, u64), to: u64) {
         let Some(from) = self.vdso_at else { return };
         let len = vdso.len();
         if from == to {
             return;
         }
         // mremap(2) refuses to move onto itself; there is room in the stub's range to go round.
-        if from < to + len && to < from + len && len <= Layout::PARKING_LEN {
-            self.move_parts(vdso, from, layout.parking());
-            self.move_parts(vdso, layout.parking(), to);
+        if from < to + len && to < from + len && len <= parking.1 {
+            self.move_parts(vdso, from, parking.0);
+            self.move_parts(vdso, parking.0, to);
         } else {
             self.move_parts(vdso, from, to);
         }
@@ -176,7 +176,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn unmap_vdso(&mut self, vdso: &Vdso) {
+    pub(crate) fn unmap_vdso(&mut self, vdso: &Vdso) {
         if let Some(at) = self.vdso_at.take() {
             self.ops.push(Op::Unmap { addr: at, len: vdso.len() });
         }

@@ -11,16 +11,16 @@ static FOUND: OnceLock<Option<Vdso>> = OnceLock::new();
 /// The host's special mappings, in address order. The last one is the vDSO, what comes before is
 /// data that it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Vdso {
+pub(crate) struct Vdso {
     /// (Address, length).
-    pub(super) parts: Vec<(u64, u64)>,
+    pub(crate) parts: Vec<(u64, u64)>,
 }
 
 impl Vdso {
     /// Finds them in `/proc/self/maps`, if this process or the one that it was forked from has not
     /// before. `None` if there are none or they are not in one piece, in which case guests do
     /// without.
-    pub(super) fn find() -> Option<Vdso> {
+    pub(crate) fn find() -> Option<Vdso> {
         let look = || Vdso::parse(&std::fs::read_to_string("/proc/self/maps").ok()?);
         FOUND.get_or_init(look).clone()
     }
@@ -47,16 +47,16 @@ impl Vdso {
     }
 
     /// First address.
-    pub(super) fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.parts.first().map_or(0, |p| p.0)
     }
 
     /// Bytes of all parts.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.parts.iter().map(|p| p.1).sum()
     }
 
-    pub(super) fn image(&self) -> Option<VdsoImage> {
+    pub(crate) fn image(&self) -> Option<VdsoImage> {
         let &(code, code_len) = self.parts.last()?;
         Some(VdsoImage {
             vvar_base: self.start(),

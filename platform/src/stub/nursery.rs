@@ -1,0 +1,127 @@
+//! Blank stub processes, made ahead so that fork and exec do not wait for the host's fork.
+//!
+//! A thread keeps a few of them ready; it sleeps while none was taken, and ends with the nursery.
+//!
+//! Lock order: the maker's, or `Pool::ready`, never both.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::Error;
+
+/// How many are kept ready: a fork and an exec in a row.
+const READY: usize = 2;
+
+/// Makes blank stub processes.
+pub(crate) trait Maker: Send + Sync + 'static {
+    /// A stub process. Ended and reaped when dropped.
+    type Stub: Send;
+    /// A new one. May block for as long as the host's fork takes.
+    fn make(&self) -> Result<Self::Stub, Error>;
+    /// Whether a blank one is alive still: the host may have killed it.
+    fn check(stub: Self::Stub) -> Option<Self::Stub>;
+    /// Called on the nursery's own thread first of all.
+    fn settle(&self) {}
+}
+
+/// See the module.
+pub(crate) struct Nursery<M: Maker> {
+    pool: Arc<Pool<M>>,
+}
+
+struct Pool<M: Maker> {
+    maker: M,
+    ready: Mutex<Ready<M::Stub>>,
+    /// Signalled when one was taken, and at the end.
+    changed: Condvar,
+}
+
+struct Ready<S> {
+    stubs: Vec<S>,
+    started: bool,
+    thread: Option<JoinHandle<()>>,
+    closed: bool,
+}
+
+impl<M: Maker> Nursery<M> {
+    /// One with `stubs` in it. Its thread is started by the first [`Nursery::take`].
+    pub(crate) fn new(maker: M, stubs: Vec<M::Stub>) -> Nursery<M> {
+        let ready = Mutex::new(Ready { stubs, started: false, thread: None, closed: false });
+        Nursery { pool: Arc::new(Pool { maker, ready, changed: Condvar::new() }) }
+    }
+
+    /// A blank stub process; made on the spot if none is ready.
+    pub(crate) fn take(&self) -> Result<M::Stub, Error> {
+        loop {
+            let mut ready = self.pool.ready.lock();
+            if !ready.started {
+                ready.started = true;
+                ready.thread = self.start();
+            }
+            self.pool.changed.notify_one();
+            let stub = ready.stubs.pop();
+            drop(ready);
+            match stub.map(M::check) {
+                None => return self.pool.maker.make(),
+                Some(Some(stub)) => return Ok(stub),
+                Some(None) => {}
+            }
+        }
+    }
+
+    fn start(&self) -> Option<JoinHandle<()>> {
+        let pool = self.pool.clone();
+        std::thread::Builder::new()
+            .name("nursery".into())
+            .spawn(move || pool.keep_filled())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no nursery thread: stubs are made when they are needed");
+            })
+            .ok()
+    }
+}
+
+impl<M: Maker> Drop for Nursery<M> {
+    fn drop(&mut self) {
+        let (thread, stubs) = {
+            let mut ready = self.pool.ready.lock();
+            ready.closed = true;
+            (ready.thread.take(), std::mem::take(&mut ready.stubs))
+        };
+        self.pool.changed.notify_one();
+        drop(stubs);
+        // It may be making one just now; afterwards nothing is left.
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the nursery thread panicked");
+        }
+    }
+}
+
+impl<M: Maker> Pool<M> {
+    fn keep_filled(&self) {
+        self.maker.settle();
+        let mut ready = self.ready.lock();
+        while !ready.closed {
+            if ready.stubs.len() >= READY {
+                self.changed.wait(&mut ready);
+                continue;
+            }
+            let made = parking_lot::MutexGuard::unlocked(&mut ready, || self.maker.make());
+            match made {
+                Ok(stub) if !ready.closed => ready.stubs.push(stub),
+                Ok(_) => {}
+                Err(error) => {
+                    // The next to need one will see the reason; try again when that happens.
+                    tracing::debug!(%error, "no stub ahead");
+                    if !ready.closed {
+                        self.changed.wait(&mut ready);
+                    }
+                }
+            }
+        }
+    }
+}
