@@ -71,7 +71,7 @@ struct RunArgs {
     /// Host name inside [default: rsentry]
     #[arg(long, value_name = "NAME")]
     hostname: Option<OsString>,
-    /// How guest code is run: auto, ptrace
+    /// How guest code is run: auto, ptrace, notify
     #[arg(long, value_name = "PLATFORM", default_value = "auto", hide_default_value = true)]
     platform: OsString,
     /// Print system calls: all, or those of a comma-separated list of names
@@ -141,11 +141,7 @@ impl RunArgs {
             workdir: self.workdir,
             user: self.user.as_deref().map(user).transpose()?,
             hostname: self.hostname,
-            platform: match self.platform.as_bytes() {
-                b"auto" => PlatformChoice::Auto,
-                b"ptrace" => PlatformChoice::Ptrace,
-                _ => return Err(unknown("--platform", &self.platform, "auto, ptrace")),
-            },
+            platform: platform(&self.platform)?,
             strace: self.strace.as_deref().map(strace).transpose()?,
             log: self.log,
             log_format: match self.log_format.as_bytes() {
@@ -159,6 +155,16 @@ impl RunArgs {
 
 fn unknown(option: &'static str, value: &OsStr, known: &str) -> Error {
     Error::option(option, format!("{value:?} is not one of: {known}"))
+}
+
+/// One of [`PlatformChoice::NAMES`].
+fn platform(value: &OsStr) -> Result<PlatformChoice, Error> {
+    let names = PlatformChoice::NAMES;
+    let known = names.iter().find(|(name, _)| value == *name);
+    known.map(|&(_, choice)| choice).ok_or_else(|| {
+        let names: Vec<&str> = names.iter().map(|&(name, _)| name).collect();
+        unknown("--platform", value, &names.join(", "))
+    })
 }
 
 /// `SRC[:DST]`. The last colon that is followed by a slash is the separator, so that neither
@@ -262,6 +268,20 @@ mod tests {
         let sandbox = run(&["--strace=read,openat2", "ls"]).unwrap();
         assert_eq!(sandbox.strace, Some(StraceFilter::Only(names)));
         assert!(run(&["--strace=read,,write", "ls"]).is_err());
+    }
+
+    #[test]
+    fn platforms_have_names_that_the_help_lists() {
+        for (name, choice) in PlatformChoice::NAMES {
+            assert_eq!(run(&["--platform", name, "ls"]).unwrap().platform, choice);
+        }
+        assert_eq!(run(&["ls"]).unwrap().platform, PlatformChoice::Auto);
+        let names = PlatformChoice::NAMES.map(|(name, _)| name).join(", ");
+        let Action::Print(help) = parse(["rsentry", "run", "--help"].map(OsString::from)) else {
+            panic!("no help")
+        };
+        assert!(help.contains(&names), "{help}");
+        assert!(run(&["--platform", "magic", "ls"]).unwrap_err().one_line().contains(&names));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::seccomp::AllowList;
 use crate::view::Root;
 use crate::{landlock, mounts, process};
 
-/// Everything that one process of a sandbox may do on the host.
+/// Everything that one process of a sandbox may do on the host, but for the calls that it may make:
+/// those it names when it seals itself, see [`Sealer`].
 #[derive(Clone, Debug)]
 pub struct Jail {
     /// For error messages: `"sentry"`, `"gofer"`.
@@ -29,8 +30,6 @@ pub struct Jail {
     /// What Landlock lets it do with files. Network, signals and abstract sockets are cut off in
     /// any case, where the host's Landlock can.
     pub files: FileAccess,
-    /// The host calls that it may make once it is sealed.
-    pub calls: AllowList,
 }
 
 /// Access to files that are opened from now on. Descriptors held already are not affected.
@@ -70,19 +69,17 @@ impl Jail {
 
 /// Installs the last layer of a jail. Handed to the process in it by [`crate::spawn`].
 #[derive(Debug)]
-pub struct Sealer {
-    pub(crate) calls: AllowList,
-}
+pub struct Sealer(pub(crate) ());
 
 impl Sealer {
-    /// Makes the process undumpable and installs its seccomp allow-list. What was forked before
+    /// Makes the process undumpable and allows it `calls` only from now on. What was forked before
     /// has neither; what is made later inherits both. The process must be single-threaded.
     ///
     /// # Errors
     /// Names the layer that could not be had; the process must end then.
-    pub fn seal(self) -> Result<(), Error> {
+    pub fn seal(self, calls: &AllowList) -> Result<(), Error> {
         process::dumpable(false)?;
-        self.calls.install(violation::action())
+        calls.install(violation::action())
     }
 }
 

@@ -86,7 +86,7 @@ fn child(jail: &Jail, keep: &[RawFd], body: impl FnOnce(Sealer) -> u8) -> u8 {
         return FAILED as u8;
     }
     drop((report, launcher));
-    body(Sealer { calls: jail.calls.clone() })
+    body(Sealer(()))
 }
 
 /// A process in its jail. Dropping the handle does not end the process.

@@ -16,12 +16,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 mod arch;
+mod choose;
 pub mod memory_file;
 pub mod mock;
 pub mod ptrace;
 mod stub;
 pub mod usercopy;
 
+pub use choose::{Choice, Opened, open};
 pub use memory_file::{Frames, MemoryFile};
 
 /// Size of a page of guest memory, in bytes.
@@ -155,6 +157,9 @@ pub enum Error {
         /// The host's answer.
         source: io::Error,
     },
+    /// The host does not have what a platform needs. The text says which, and what is missing.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl Error {
@@ -180,16 +185,29 @@ pub fn look_around() {
     stub::vdso::Vdso::find();
 }
 
-/// The host calls that a Sentry makes on behalf of this crate once it is locked down, besides
-/// those that any Rust program makes (threads, futexes, heap memory, signal return).
-pub fn host_syscalls() -> &'static [i64] {
-    ptrace::HOST_SYSCALLS
+/// The host calls that a platform makes in a Sentry that is locked down, besides those that any
+/// Rust program makes (threads, futexes, heap memory, signal return).
+#[derive(Clone, Copy, Debug)]
+pub struct HostCalls {
+    /// Their numbers. Not `ioctl`.
+    pub calls: &'static [i64],
+    /// The commands of the `ioctl`s among them.
+    pub ioctls: &'static [u32],
+}
+
+impl HostCalls {
+    /// None at all.
+    pub const NONE: HostCalls = HostCalls { calls: &[], ioctls: &[] };
 }
 
 /// A way to run guest code.
 pub trait Platform: Send + Sync {
     /// `"ptrace"`, `"notify"`, `"mock"`.
     fn name(&self) -> &'static str;
+    /// The host calls that it makes from now on.
+    fn host_calls(&self) -> HostCalls;
+    /// What it found on the host that not every host has, for the log: `"vdso"`, for example.
+    fn features(&self) -> Vec<String>;
     /// A blank address space, with nothing in it but the stub's own pages and the vDSO.
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error>;
     /// Lowest and one past the highest address that a guest may map. The stub's own pages lie

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    AddressSpace, Error, Fault, GuestThread, Kicker, MemoryFile, PAGE_SIZE, Platform, Prot,
-    Registers, Source, Trap, VdsoImage, usercopy,
+    AddressSpace, Error, Fault, GuestThread, HostCalls, Kicker, MemoryFile, PAGE_SIZE, Platform,
+    Prot, Registers, Source, Trap, VdsoImage, usercopy,
 };
 
 /// Address of the first step. Step `i` is at `SCRIPT_BASE + i * STEP_LEN`.
@@ -170,6 +170,14 @@ impl MockPlatform {
 impl Platform for MockPlatform {
     fn name(&self) -> &'static str {
         "mock"
+    }
+
+    fn host_calls(&self) -> HostCalls {
+        HostCalls::NONE
+    }
+
+    fn features(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {

@@ -8,8 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use gofer::server;
 use gofer::wire::types::ExportFlags;
 use lockdown::Sealer;
+use sentry::boot::HostCalls;
 use sentry::boot::spec::{BootFds, BootSpec};
 
+use super::jails;
 use crate::log;
 use crate::view::Export;
 
@@ -61,7 +63,7 @@ fn serve(
         opened.push(open(index, export).map_err(what)?);
     }
     let server = server::Server::new(opened, config).map_err(|error| error.to_string())?;
-    sealer.seal().map_err(|error| error.to_string())?;
+    sealer.seal(&jails::gofer_calls()).map_err(|error| error.to_string())?;
     server.serve(socket).map_err(|error| error.to_string())
 }
 
@@ -116,7 +118,9 @@ pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer) -> u8 {
         gofer: take(sentry_fd::GOFER),
         log: take(sentry_fd::LOG),
     };
-    let seal = Box::new(move || sealer.seal().map_err(|error| error.to_string()));
+    let seal = Box::new(move |calls: HostCalls| {
+        sealer.seal(&jails::sentry_calls(&calls)).map_err(|error| error.to_string())
+    });
     sentry::boot::run(spec, fds, seal);
     0
 }

@@ -5,6 +5,7 @@ use lockdown::{
     Rlimit, Root,
 };
 use nix::unistd;
+use sentry::boot::HostCalls;
 
 use crate::error::Error;
 use crate::view::Files;
@@ -81,7 +82,6 @@ pub(super) fn sentry(caller: &Caller) -> Jail {
         rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
         capabilities: Capabilities::NONE,
         files: FileAccess::None,
-        calls: sentry_calls(),
     }
 }
 
@@ -106,7 +106,6 @@ pub(super) fn gofer(caller: &Caller, files: &Files) -> Jail {
         rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
         capabilities,
         files: if files.writable() { FileAccess::Write } else { FileAccess::Read },
-        calls: gofer_calls(),
     }
 }
 
@@ -135,11 +134,15 @@ fn narrowed(calls: AllowList) -> AllowList {
         .only_if(libc::SYS_newfstatat, &[Condition(3, Argument::IsInt(libc::AT_EMPTY_PATH as u32))])
 }
 
-fn gofer_calls() -> AllowList {
+/// The host calls of a sealed gofer.
+pub(super) fn gofer_calls() -> AllowList {
     let local = Condition(0, Argument::IsInt(libc::AF_UNIX as u32));
     narrowed(AllowList::of(gofer::server::HOST_SYSCALLS)).only_if(libc::SYS_socketpair, &[local])
 }
 
-fn sentry_calls() -> AllowList {
-    narrowed(AllowList::of(sentry::boot::HOST_SYSCALLS).and(platform::host_syscalls()))
+/// The host calls of a sealed Sentry, which says what it and its platform need.
+pub(super) fn sentry_calls(needed: &HostCalls) -> AllowList {
+    needed.ioctls.iter().fold(narrowed(AllowList::of(&needed.calls)), |list, &command| {
+        list.only_if(libc::SYS_ioctl, &[Condition(1, Argument::IsInt(command))])
+    })
 }

@@ -62,6 +62,18 @@ fn refused_requests_do_not_create_the_log_file() {
 }
 
 #[test]
+fn the_log_says_which_platform_was_chosen_and_why() {
+    let sandboxes = Sandboxes::new();
+    for (choice, why) in [("ptrace", "asked for"), ("auto", "notify")] {
+        let output = sandboxes.run(&["run", "--platform", choice, "--log", choice, "true"]);
+        assert_eq!(output.status.code(), Some(0), "{choice}: {}", text(&output.stderr));
+        let log = std::fs::read_to_string(sandboxes.work().join(choice)).unwrap();
+        let line = log.lines().find(|line| line.contains("platform chosen")).expect("the line");
+        assert!(line.contains("features=") && line.contains(why), "{choice}: {line}");
+    }
+}
+
+#[test]
 fn help_and_version_go_to_standard_output() {
     let sandboxes = Sandboxes::new();
     for (arguments, expected) in [

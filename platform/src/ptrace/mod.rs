@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::nursery::Nursery;
 use crate::stub::vdso::Vdso;
-use crate::{AddressSpace, Error, PAGE_SIZE, Platform, VdsoImage};
+use crate::{AddressSpace, Error, HostCalls, PAGE_SIZE, Platform, VdsoImage};
 
 mod cpu;
 mod held;
@@ -77,7 +77,7 @@ impl PtracePlatform {
     /// Starts the template. To be called while the process is single-threaded, after the last
     /// change of its user ids and *after* it entered its Landlock domain (a tracer must have its
     /// tracee's ids, and be in a domain that encloses its tracee's), but before its seccomp filter:
-    /// later, only [`crate::host_syscalls`] are used. Needs `/proc/self/maps`, or
+    /// later, only [`Platform::host_calls`] are used. Needs `/proc/self/maps`, or
     /// [`crate::look_around`] before; guests have no vDSO without. `file` must be the memory file of
     /// all address spaces.
     ///
@@ -111,6 +111,15 @@ impl PtracePlatform {
 impl Platform for PtracePlatform {
     fn name(&self) -> &'static str {
         "ptrace"
+    }
+
+    fn host_calls(&self) -> HostCalls {
+        HostCalls { calls: HOST_SYSCALLS, ioctls: &[] }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let vdso = if self.shared.vdso.is_some() { "vdso" } else { "no vdso" };
+        vec![vdso.into(), format!("xcr0 {:#x}", self.shared.xcr0)]
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
@@ -182,7 +191,7 @@ fn clean_xstate(template: &mut Template) -> Result<(Vec<u8>, u64), Error> {
 /// | `fallocate`, `lseek`, `fstat`, `statx` | the memory file |
 /// | `clock_nanosleep` | the balancer and the memory file's reclaimer |
 /// | `close` | the socket and the lifeline at the end |
-pub(crate) const HOST_SYSCALLS: &[i64] = &[
+const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_wait4,
     libc::SYS_kill,

@@ -1,9 +1,30 @@
 //! The host calls of a sealed Sentry.
 
-/// Every host call that the Sentry makes once it is sealed, on any platform. The launcher narrows
-/// some to safe arguments: `clone` to threads, `mmap` and `mprotect` to memory that is not
-/// executable, `prctl` to naming threads, `setsockopt` to SOL_SOCKET. `clone3` is absent (ENOSYS), so that libc uses `clone`.
-pub const HOST_SYSCALLS: &[i64] = &[
+/// What a sealed Sentry may ask of the host: its own calls, and those of its platform.
+#[derive(Clone, Debug)]
+pub struct HostCalls {
+    /// The calls' numbers, `ioctl` not among them. The launcher narrows some to safe arguments:
+    /// `clone` to threads, `mmap` and `mprotect` to memory that is not executable, `prctl` to
+    /// naming threads, `setsockopt` to SOL_SOCKET. `clone3` is absent (ENOSYS), so that libc uses
+    /// `clone`.
+    pub calls: Vec<i64>,
+    /// The commands that `ioctl` may be called with.
+    pub ioctls: Vec<u32>,
+}
+
+/// The calls of a Sentry on a platform that makes these.
+pub(super) fn sealed(platform: platform::HostCalls) -> HostCalls {
+    HostCalls {
+        calls: [HOST_SYSCALLS, platform.calls].concat(),
+        ioctls: [IOCTLS, platform.ioctls].concat(),
+    }
+}
+
+/// What guests may ask of a standard descriptor that was passed through.
+const IOCTLS: &[u32] = &[libc::FIONREAD as u32, libc::TIOCGWINSZ as u32];
+
+/// Every host call that the Sentry makes on any platform.
+const HOST_SYSCALLS: &[i64] = &[
     // Files, pipes and terminals that it was handed.
     libc::SYS_read,
     libc::SYS_write,
@@ -24,7 +45,6 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_dup,
     libc::SYS_close,
     libc::SYS_poll,
@@ -59,25 +79,18 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_getcpu,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_prctl,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
-    // Signals to stubs and among its own threads. Its pid namespace holds nothing else.
+    // Signals among its own threads, and its own end (`abort`).
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_tgkill,
-    libc::SYS_kill,
-    // Stubs.
-    libc::SYS_ptrace,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
     // Clocks and chance.
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,

@@ -14,11 +14,11 @@ mod run;
 pub mod spec;
 
 pub use control::{BootFailure, ExitStatus};
-pub use host_calls::HOST_SYSCALLS;
+pub use host_calls::HostCalls;
 pub use run::run;
 pub use spec::{BootFds, BootSpec};
 
-/// Installs the Sentry's final seccomp allow-list. To be called exactly once, while the process is
+/// Installs the Sentry's final seccomp allow-list, of these calls. To be called exactly once, while the process is
 /// still single-threaded, after the platform forked what must not inherit the list, and before
 /// anything that the guest controls is read or run. An error is the one line for the user.
-pub type Seal = Box<dyn FnOnce() -> Result<(), String>>;
+pub type Seal = Box<dyn FnOnce(HostCalls) -> Result<(), String>>;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use gofer::client::Client;
-use platform::ptrace::PtracePlatform;
-use platform::{MemoryFile, Platform, usercopy};
+use platform::{MemoryFile, Opened, usercopy};
 
 use super::control::{self, BootFailure, ExitStatus, FromSentry, ToSentry};
 use super::mounts::{self, Sources};
 use super::spec::{BootFds, BootSpec, StraceFilter, TerminalSpec, WindowSize};
-use super::{Seal, init};
+use super::{Seal, host_calls, init};
 use crate::fs::dev::memory::{MEMORY_MAJOR, MemoryDriver};
 use crate::fs::host::{HostStdio, Watcher};
 use crate::kernel::signal::SigInfo;
@@ -94,9 +93,10 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
     let memory = MemoryFile::new(spec.memory_limit).map_err(|e| failed("guest memory", e))?;
-    let platform: Arc<dyn Platform> =
-        PtracePlatform::new(memory.clone()).map_err(|e| failed("platform ptrace", e))?;
-    tracing::info!(platform = platform.name(), "platform chosen");
+    let Opened { platform, reason } = platform::open(spec.platform.into(), &memory)
+        .map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
+    let features = platform.features().join(", ");
+    tracing::info!(platform = platform.name(), features, reason, "platform chosen");
     let strace = match &spec.strace {
         None => None,
         Some(filter) => {
@@ -110,7 +110,8 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
         }
     };
     let watcher = Watcher::new().map_err(|e| failed("epoll", e))?;
-    seal().map_err(|message| BootFailure { code: 125, message })?;
+    seal(host_calls::sealed(platform.host_calls()))
+        .map_err(|message| BootFailure { code: 125, message })?;
 
     let (sender, init_exit) = mpsc::channel();
     let kernel = Kernel::new(platform, memory, &spec.hostname, strace, sender);

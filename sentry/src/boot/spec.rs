@@ -101,6 +101,27 @@ pub enum PlatformChoice {
     Auto,
     /// PTRACE_SYSEMU.
     Ptrace,
+    /// Seccomp user notification.
+    Notify,
+}
+
+impl PlatformChoice {
+    /// All of them, by the names that the command line has for them.
+    pub const NAMES: [(&'static str, PlatformChoice); 3] = [
+        ("auto", PlatformChoice::Auto),
+        ("ptrace", PlatformChoice::Ptrace),
+        ("notify", PlatformChoice::Notify),
+    ];
+}
+
+impl From<PlatformChoice> for platform::Choice {
+    fn from(choice: PlatformChoice) -> platform::Choice {
+        match choice {
+            PlatformChoice::Auto => platform::Choice::Auto,
+            PlatformChoice::Ptrace => platform::Choice::Ptrace,
+            PlatformChoice::Notify => platform::Choice::Notify,
+        }
+    }
 }
 
 /// Which system calls `--strace` prints.

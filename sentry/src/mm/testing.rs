@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use platform::{
-    AddressSpace, Error, Fault, GuestThread, MemoryFile, Platform, Prot, Source, VdsoImage,
-    usercopy,
+    AddressSpace, Error, Fault, GuestThread, HostCalls, MemoryFile, Platform, Prot, Source,
+    VdsoImage, usercopy,
 };
 
 use super::{FaultError, MemoryManager, MmContext, MmLimits, PAGE, host};
@@ -23,6 +23,12 @@ pub(crate) struct FakePlatform {
 impl Platform for FakePlatform {
     fn name(&self) -> &'static str {
         "fake"
+    }
+    fn host_calls(&self) -> HostCalls {
+        HostCalls::NONE
+    }
+    fn features(&self) -> Vec<String> {
+        Vec::new()
     }
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
         Ok(Arc::new(FakeSpace { base: self.base, pages: Mutex::default() }))
