@@ -2,6 +2,8 @@
 
 pub(crate) mod copy;
 pub(crate) mod filter;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used by the notify platform"))]
+pub(crate) mod patch;
 pub(crate) mod stub;
 pub(crate) mod trap;
 

@@ -1,0 +1,231 @@
+//! Whole paths: recognise, patch, trampoline.
+
+use super::instruction::decode;
+use super::*;
+use iced_x86::{Code, Mnemonic, OpKind, Register};
+use proptest::prelude::*;
+
+const PAGE: u64 = 0x40_1000;
+const AT: u64 = 0x7fff_0000_1000;
+const ENTRY: u64 = 0x7fff_0000_0100;
+
+/// A page of `nop`s with `bytes` in it; `%` stands before the `syscall`. The site, if any.
+fn recognise(before: &[u8], behind: &[u8], rax: u64) -> Option<Site> {
+    let mut page = vec![0x90; 4096];
+    let at = 0x800;
+    page[at - before.len()..at].copy_from_slice(before);
+    page[at..at + 2].copy_from_slice(&[0x0f, 0x05]);
+    page[at + 2..at + 2 + behind.len()].copy_from_slice(behind);
+    let site = Site::recognise(&page, PAGE, PAGE + at as u64, rax);
+    if let Some(site) = &site {
+        check(site, &page);
+    }
+    site
+}
+
+/// Everything that must hold for any accepted site.
+fn check(site: &Site, page: &[u8]) {
+    let from = (site.start - PAGE) as usize;
+    assert_eq!(site.original(), &page[from..from + site.len()]);
+    assert!(site.len() >= JUMP_LEN);
+    let slot = Slots::new().allocate(site).expect("an empty table has a slot for every site");
+    assert!(site.fits(slot));
+    let patched = site.patched(slot).unwrap();
+    assert_eq!(patched.len(), site.len());
+
+    let jump = decode(&patched).unwrap();
+    assert_eq!(jump.code(), Code::Jmp_rm64);
+    assert_eq!(jump.len(), JUMP_LEN);
+    assert_eq!(jump.memory_base(), Register::None);
+    assert_eq!(jump.memory_index(), Register::None);
+    assert_eq!(jump.memory_displacement64(), u64::from(slot));
+
+    // Walk the original, and see that every boundary inside faults once patched.
+    let mut boundaries = Vec::new();
+    let mut offset = 0;
+    while offset < site.len() {
+        if offset > 0 {
+            assert!(faults(&patched[offset..]), "{site:x?} at {offset}");
+            boundaries.push(site.start + offset as u64);
+        }
+        offset += decode(&site.original()[offset..]).unwrap().len();
+    }
+    assert_eq!(offset, site.len());
+    assert_eq!(site.boundaries().collect::<Vec<_>>(), boundaries);
+
+    let trampoline = site.trampoline(AT, ENTRY).unwrap();
+    assert!(trampoline.code.len() <= TRAMPOLINE_LEN);
+    let (head, tail) = read_trampoline(site, &trampoline);
+    let mut original = site.original().to_vec();
+    if site.syscall < site.end() {
+        let syscall = (site.syscall - site.start) as usize;
+        assert_eq!(original.drain(syscall..syscall + 2).collect::<Vec<_>>(), [0x0f, 0x05]);
+    }
+    assert_eq!([head, tail].concat(), original);
+    for place in boundaries {
+        assert!(trampoline.enter(place).is_some(), "{place:#x} of {site:x?}");
+    }
+}
+
+/// Whether user code that jumps to these bytes traps there.
+fn faults(bytes: &[u8]) -> bool {
+    let mut whole = bytes.to_vec();
+    whole.resize(16, 0);
+    let Some(instruction) = decode(&whole) else { return true };
+    matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Hlt)
+}
+
+/// Decodes the trampoline, checks its fixed parts and the places, and returns head and tail.
+fn read_trampoline(site: &Site, trampoline: &Trampoline) -> (Vec<u8>, Vec<u8>) {
+    let code = &trampoline.code;
+    let quad = |at: usize| u64::from_le_bytes(code[at..at + 8].try_into().unwrap());
+    let mut places = Vec::new();
+    let (mut offset, mut guest) = (0, site.start);
+    while guest < site.syscall {
+        places.push((guest, AT + offset as u64));
+        let len = decode(&code[offset..]).unwrap().len();
+        offset += len;
+        guest += len as u64;
+    }
+    assert_eq!(guest, site.syscall);
+    let head = code[..offset].to_vec();
+
+    places.push((site.syscall, AT + offset as u64));
+    let lea = decode(&code[offset..]).unwrap();
+    assert_eq!((lea.code(), lea.op0_register()), (Code::Lea_r64_m, Register::RCX));
+    assert_eq!(lea.memory_base(), Register::RIP);
+    let next = offset + lea.memory_displacement64() as usize;
+    offset += lea.len();
+    places.push((site.syscall, AT + offset as u64));
+    let jmp = decode(&code[offset..]).unwrap();
+    assert_eq!(jmp.code(), Code::Jmp_rel32_64);
+    assert_eq!((AT + offset as u64).wrapping_add(jmp.near_branch64()), ENTRY);
+    offset += jmp.len();
+    assert_eq!(offset, next);
+    assert_eq!(quad(offset), site.syscall + 2);
+    offset += 8;
+
+    let tail = offset;
+    let end = site.end().max(site.syscall + 2);
+    guest = site.syscall + 2;
+    while guest < end {
+        places.push((guest, AT + offset as u64));
+        let len = decode(&code[offset..]).unwrap().len();
+        offset += len;
+        guest += len as u64;
+    }
+    assert_eq!(guest, end);
+    places.push((end, AT + offset as u64));
+    let tail = code[tail..offset].to_vec();
+    let jmp = decode(&code[offset..]).unwrap();
+    assert_eq!((jmp.code(), jmp.op0_kind()), (Code::Jmp_rm64, OpKind::Memory));
+    assert_eq!(jmp.memory_base(), Register::RIP);
+    assert_eq!(quad(offset + jmp.memory_displacement64() as usize), end);
+    assert_eq!(code.len(), offset + jmp.len() + 8);
+
+    assert_eq!(trampoline.places, places);
+    for (guest, place) in places {
+        assert_eq!(trampoline.leave(place), Some(guest));
+    }
+    (head, tail)
+}
+
+const MOV_EAX_39: [u8; 5] = [0xb8, 39, 0, 0, 0];
+const MOV_RAX_39: [u8; 7] = [0x48, 0xc7, 0xc0, 39, 0, 0, 0];
+const CMP_4096: [u8; 6] = [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
+const RET: [u8; 1] = [0xc3];
+
+fn offsets(site: &Site) -> (i64, usize, Option<u32>) {
+    (site.syscall as i64 - site.start as i64, site.len(), site.nr)
+}
+
+#[test]
+fn the_compare_behind_is_swallowed() {
+    let site = recognise(&[], &CMP_4096, 39).unwrap();
+    assert_eq!(offsets(&site), (0, 8, None));
+    assert_eq!(site.patched(0x6_1230).unwrap(), [0xff, 0x24, 0xe5, 0x30, 0x12, 0x06, 0, 0xcc]);
+    // Known bytes are preferred to guessed ones.
+    assert_eq!(recognise(&MOV_EAX_39, &CMP_4096, 39), Some(site));
+}
+
+#[test]
+fn the_load_before_is_swallowed() {
+    let site = recognise(&MOV_EAX_39, &RET, 39).unwrap();
+    assert_eq!(offsets(&site), (5, 7, Some(39)));
+    let site = recognise(&MOV_RAX_39, &RET, 39).unwrap();
+    assert_eq!(offsets(&site), (7, 7, Some(39)));
+    assert_eq!(site.end(), site.syscall);
+    // xor %eax,%eax; syscall; mov %eax,%ebx; nop: boundaries at 2 and 4; 6 is one too many.
+    let site = recognise(&[0x31, 0xc0], &[0x48, 0x89, 0xc3, 0xc3], 0).unwrap();
+    assert_eq!(offsets(&site), (2, 7, Some(0)));
+    assert_eq!(site.demands(), (false, true));
+    assert_eq!(recognise(&[0x31, 0xc0], &[0x89, 0xc3, 0x90, 0xc3], 0), None);
+}
+
+#[test]
+fn a_load_of_another_value_is_not() {
+    assert_eq!(recognise(&MOV_EAX_39, &RET, 40), None);
+    assert_eq!(recognise(&MOV_RAX_39, &RET, 40), None);
+    assert_eq!(recognise(&[0x31, 0xc0], &RET, 1), None);
+    assert_eq!(recognise(&[0xb8, 0xff, 0xff, 0xff, 0xff], &RET, u64::MAX), None);
+    assert_eq!(recognise(&[0x48, 0xc7, 0xc0, 0xff, 0xff, 0xff, 0xff], &RET, 0xffff_ffff), None);
+}
+
+#[test]
+fn signal_returns_are_left_alone() {
+    assert_eq!(recognise(&[0x48, 0xc7, 0xc0, 15, 0, 0, 0], &CMP_4096, 15), None);
+}
+
+#[test]
+fn the_entry_must_be_near() {
+    let site = recognise(&[], &CMP_4096, 0).unwrap();
+    assert!(site.trampoline(AT, AT + 0x7fff_0000).is_some());
+    assert_eq!(site.trampoline(AT, AT + 0x8000_0100), None);
+    assert_eq!(site.trampoline(AT, 0), None);
+    assert_eq!(site.trampoline(u64::MAX, ENTRY), None);
+}
+
+/// Pieces of code to make pages of that have sites in them more often than chance would.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => Just(vec![0x0f, 0x05]),
+        1 => (0..3u32).prop_map(|nr| [&[0xb8][..], &nr.to_le_bytes()].concat()),
+        1 => (0..3u32).prop_map(|nr| [&[0x48, 0xc7, 0xc0][..], &nr.to_le_bytes()].concat()),
+        1 => Just(vec![0x31, 0xc0]),
+        1 => Just(CMP_4096.to_vec()),
+        1 => Just(vec![0x90]),
+        1 => Just(vec![0x48, 0x89, 0xc3]),
+        1 => Just(vec![0x89, 0xc3]),
+        1 => prop::collection::vec(any::<u8>(), 1..4),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_sound_sites_or_none(
+        pieces in prop::collection::vec(piece(), 0..200),
+        cut in 0..=4096usize,
+        rax in 0..3u64,
+    ) {
+        let mut page = pieces.concat();
+        page.truncate(cut);
+        for at in 0..=page.len() as u64 {
+            if let Some(site) = Site::recognise(&page, PAGE, PAGE + at, rax) {
+                check(&site, &page);
+            }
+        }
+    }
+
+    #[test]
+    fn any_arguments_are_survived(
+        code in prop::collection::vec(any::<u8>(), 0..5000),
+        page in any::<u64>(),
+        syscall in any::<u64>(),
+        aligned in any::<bool>(),
+        rax in any::<u64>(),
+    ) {
+        let page = if aligned { page & !0xfff } else { page };
+        let _ = Site::recognise(&code, page, syscall, rax);
+        let _ = Site::recognise(&code, page, page.wrapping_add(syscall % 4100), rax);
+    }
+}
