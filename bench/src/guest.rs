@@ -1,8 +1,12 @@
 //! The measuring program: runs the rows it is told to, below the folder it is told to, and prints
 //! `begin ROW`, then `ROW<TAB>NANOSECONDS` or `ROW<TAB>-<TAB>REASON`, one a line.
 //!
-//! It is the same static binary natively, in rsentry and in each peer. `list` prints its rows.
+//! It is the same static binary natively, in rsentry and in each peer. `list` prints its rows, `burn`
+//! keeps a CPU busy. `watch` is `run` for somebody who looks on from outside: rows last longer, and a
+//! line `measure N` says that the next N operations are measured.
 
+#[path = "guest/compute.rs"]
+mod compute;
 #[path = "guest/files.rs"]
 mod files;
 #[path = "guest/memory.rs"]
@@ -25,9 +29,17 @@ use std::process::ExitCode;
 type Row = (&'static str, fn() -> Result<f64, String>);
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    [trivial::ROWS, files::ROWS, memory::ROWS, process::ROWS, pingpong::ROWS, programs::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        trivial::ROWS,
+        files::ROWS,
+        memory::ROWS,
+        process::ROWS,
+        pingpong::ROWS,
+        compute::ROWS,
+        programs::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {
@@ -41,7 +53,11 @@ fn main() -> ExitCode {
         }
         // What the exec rows start.
         Some(("exit", _)) => ExitCode::SUCCESS,
-        Some(("run", [dir, names @ ..])) => {
+        Some(("burn", _)) => compute::burn(),
+        Some((mode @ ("run" | "watch"), [dir, names @ ..])) => {
+            if mode == "watch" {
+                timing::watched();
+            }
             if let Err(e) = run(dir, names) {
                 eprintln!("bench-guest: {dir}: {e}");
                 return ExitCode::FAILURE;
@@ -49,7 +65,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("usage: list | run DIR ROW...");
+            eprintln!("usage: list | burn | run DIR ROW... | watch DIR ROW...");
             ExitCode::from(2)
         }
     }

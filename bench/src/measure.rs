@@ -1,10 +1,10 @@
 //! Runs rows in a place once and gathers the figures.
 
 use crate::places::Place;
+use crate::processes::{Background, pss, tied};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -36,7 +36,7 @@ pub(crate) fn guest(
     let mut got = BTreeMap::new();
     let mut left = rows.to_vec();
     while !left.is_empty() {
-        let at = once(place, guest, &left, &mut got)?;
+        let at = once(place, guest, "run", &left, &mut got, &mut |_, _| ())?;
         left.retain(|r| !got.contains_key(r));
         match at {
             Some((row, why)) => {
@@ -53,20 +53,24 @@ pub(crate) fn guest(
     Ok(got)
 }
 
-/// One start; the row it ended in and why, if it did not come to its end.
-fn once(
+/// One start, in the program's mode `mode`; the row it ended in and why, if it did not come to its
+/// end. `see` is shown each line at once, with the process that was started.
+pub(crate) fn once(
     place: &Place,
     guest: &Path,
+    mode: &str,
     rows: &[String],
     got: &mut BTreeMap<String, Figure>,
+    see: &mut dyn FnMut(&Child, &str),
 ) -> Result<Option<(String, String)>> {
     let path = place.path_of(guest);
-    let mut args = vec![path.as_str(), "run", "/tmp"];
+    let mut args = vec![path.as_str(), mode, "/tmp"];
     args.extend(rows.iter().map(String::as_str));
     let mut started = place.command(guest, &args)?;
     let command = &mut started.command;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", place.name))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child =
+        tied(command).spawn().with_context(|| format!("cannot start {}", place.name))?;
     let (send, lines) = channel();
     let out = child.stdout.take().context("no pipe")?;
     let reader = std::thread::spawn(move || {
@@ -85,6 +89,7 @@ fn once(
     loop {
         match lines.recv_timeout(SILENCE) {
             Ok(line) => {
+                see(&child, &line);
                 if let Some(row) = line.strip_prefix("begin ") {
                     at = Some(row.to_string());
                     continue;
@@ -131,6 +136,7 @@ pub(crate) fn start_of_true(place: &Place, guest: &Path) -> Result<Figure> {
     let mut started = place.command(guest, &["/bin/true"])?;
     let command = &mut started.command;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let command = tied(command);
     let start = Instant::now();
     let status = command.status()?;
     let took = start.elapsed().as_nanos() as f64;
@@ -140,54 +146,10 @@ pub(crate) fn start_of_true(place: &Place, guest: &Path) -> Result<Figure> {
 /// Bytes of proportional memory over all processes of a place where only `sleep` runs.
 pub(crate) fn memory(place: &Place, guest: &Path) -> Result<Figure> {
     let mut started = place.command(guest, &["/bin/sleep", "20"])?;
-    let command = &mut started.command;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    let mut child = command.spawn()?;
+    let mut sandbox = Background::start(&mut started.command)?;
     std::thread::sleep(Duration::from_millis(1500));
-    let figure = match child.try_wait()? {
+    Ok(match sandbox.child.try_wait()? {
         Some(status) => Err(format!("it ended early: {status}")),
-        None => Ok(tree(child.id() as i32).into_iter().map(pss).sum::<u64>() as f64),
-    };
-    // SAFETY: our own child; its end ends what it started, and the sleep ends by itself.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
-    std::thread::sleep(Duration::from_millis(100));
-    let rest = tree(child.id() as i32);
-    kill(&child);
-    for pid in rest {
-        // SAFETY: a descendant of our own child, looked up just now.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-    }
-    child.wait()?;
-    Ok(figure)
-}
-
-/// A process and its descendants.
-fn tree(root: i32) -> Vec<i32> {
-    let mut parents: Vec<(i32, i32)> = Vec::new();
-    for e in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = e.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-        let stat = std::fs::read_to_string(e.path().join("stat")).unwrap_or_default();
-        let parent =
-            stat.rsplit(')').next().and_then(|r| r.split_whitespace().nth(1)?.parse().ok());
-        parents.extend(parent.map(|p| (pid, p)));
-    }
-    let mut all = vec![root];
-    let mut i = 0;
-    while let Some(&p) = all.get(i) {
-        all.extend(
-            parents
-                .iter()
-                .filter(|x| x.1 == p && !all.contains(&x.0))
-                .map(|x| x.0)
-                .collect::<Vec<_>>(),
-        );
-        i += 1;
-    }
-    all
-}
-
-fn pss(pid: i32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+        None => Ok(sandbox.processes().into_iter().map(pss).sum::<u64>() as f64),
+    })
 }

@@ -34,14 +34,22 @@ const INSIDE: &str = "/bench";
 /// The folders of the host that every place shows read-only.
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc"];
 
-/// Every place that can be had here, and what is missing.
+/// The platforms there may be, the slower one first: the next ones should beat it.
+const PLATFORMS: [&str; 2] = ["ptrace", "notify"];
+
+/// Every place that can be had here, and what is missing. Without platforms, all that start are.
 pub(crate) fn all(rsentry: Option<&Path>, platforms: &[String]) -> (Vec<Place>, Vec<String>) {
     let mut places = vec![Place { name: "native".into(), kind: Kind::Native }];
     let mut missing = Vec::new();
+    let platforms = match platforms {
+        [] => PLATFORMS.map(String::from).to_vec(),
+        some => some.to_vec(),
+    };
+    let mut candidates = Vec::new();
     match rsentry {
-        Some(rsentry) => places.extend(platforms.iter().map(|p| Place {
-            name: format!("rsentry {p}"),
-            kind: Kind::Rsentry { rsentry: rsentry.to_path_buf(), platform: p.clone() },
+        Some(rsentry) => candidates.extend(platforms.into_iter().map(|platform| {
+            let name = format!("rsentry {platform}");
+            (name, "rsentry", Kind::Rsentry { rsentry: rsentry.to_path_buf(), platform })
         })),
         None => missing.push("rsentry: it could not be built".into()),
     }
@@ -59,9 +67,10 @@ pub(crate) fn all(rsentry: Option<&Path>, platforms: &[String]) -> (Vec<Place>, 
             },
         ),
     ];
-    for (name, program, kind) in peers {
-        let place = Place { name: name.into(), kind };
-        if !installed(program) {
+    candidates.extend(peers.map(|(name, program, kind)| (name.to_string(), program, kind)));
+    for (name, program, kind) in candidates {
+        let place = Place { name: name.clone(), kind };
+        if !place.is_rsentry() && !installed(program) {
             missing.push(format!("{name}: {program} is not installed"));
         } else if let Err(why) = place.works() {
             missing.push(format!("{name}: it does not start here: {why}"));
@@ -88,6 +97,11 @@ impl Place {
     /// Whether this is the host itself.
     pub(crate) fn is_native(&self) -> bool {
         matches!(self.kind, Kind::Native)
+    }
+
+    /// Whether this is rsentry, on whatever platform.
+    pub(crate) fn is_rsentry(&self) -> bool {
+        matches!(self.kind, Kind::Rsentry { .. })
     }
 
     fn works(&self) -> Result<(), String> {

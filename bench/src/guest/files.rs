@@ -2,7 +2,7 @@
 
 use crate::Row;
 use crate::timing::{check, each, few};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 
 /// The rows of this group.
@@ -10,6 +10,7 @@ pub(crate) const ROWS: &[Row] = &[
     ("pread 4 KiB, cached", pread),
     ("stat, warm", stat_warm),
     ("stat, missing", stat_missing),
+    ("stat, missing in /usr", stat_missing_usr),
     ("open+close", open_close),
     ("open+fstat+read+close", open_read_close),
     ("create+write+unlink", create_unlink),
@@ -48,8 +49,15 @@ fn stat_warm() -> Result<f64, String> {
 }
 
 fn stat_missing() -> Result<f64, String> {
-    let path =
-        CString::new([own()?.as_bytes(), b"-missing"].concat()).map_err(|e| e.to_string())?;
+    missing(&CString::new([own()?.as_bytes(), b"-missing"].concat()).map_err(|e| e.to_string())?)
+}
+
+/// What a search through library paths does most.
+fn stat_missing_usr() -> Result<f64, String> {
+    missing(c"/usr/lib/bench-guest-missing")
+}
+
+fn missing(path: &CStr) -> Result<f64, String> {
     // SAFETY: as above.
     unsafe {
         let mut st: libc::stat = std::mem::zeroed();

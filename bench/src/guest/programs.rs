@@ -9,10 +9,13 @@ use std::process::{Command, Stdio};
 pub(crate) const ROWS: &[Row] = &[
     ("python3 start", python),
     ("gcc -O1", gcc),
+    ("python3 -m compileall", compileall),
     ("find /usr/lib", find),
     ("git status", git_status),
     ("tar of /usr/include", tar),
     ("sh, 100 times true", sh_loop),
+    ("sqlite, 1 transaction", sqlite_one),
+    ("sqlite, 200 transactions", sqlite_many),
 ];
 
 /// Where programs are looked for, everywhere the same.
@@ -62,6 +65,29 @@ fn gcc() -> Result<f64, String> {
     few(3, || run("gcc", &args))
 }
 
+/// Compiles copies of some packages of Python's own library.
+fn compileall() -> Result<f64, String> {
+    let no_library = || "no library of python3 here".to_string();
+    let lib = std::fs::read_dir("/usr/lib").map_err(|e| e.to_string())?;
+    let python = lib
+        .filter_map(|e| Some(e.ok()?.path()))
+        .find(|p| p.join("asyncio/events.py").exists())
+        .ok_or_else(no_library)?;
+    for package in ["asyncio", "email"] {
+        std::fs::create_dir(package).map_err(|e| e.to_string())?;
+        for file in std::fs::read_dir(python.join(package)).map_err(|e| e.to_string())? {
+            let file = file.map_err(|e| e.to_string())?;
+            if file.path().extension().is_some_and(|x| x == "py") {
+                let to = std::path::Path::new(package).join(file.file_name());
+                std::fs::copy(file.path(), to).map_err(|e| e.to_string())?;
+            }
+        }
+    }
+    let args = ["-m", "compileall", "-q", "-f", "asyncio", "email"];
+    run("python3", &args)?;
+    few(3, || run("python3", &args))
+}
+
 fn find() -> Result<f64, String> {
     let args = ["/usr/lib", "-xdev", "-newer", "/usr/bin/env"];
     run("find", &args)?;
@@ -92,4 +118,25 @@ fn sh_loop() -> Result<f64, String> {
     let args = ["-c", "i=0; while [ $i -lt 100 ]; do /bin/true; i=$((i+1)); done"];
     run("sh", &args)?;
     few(3, || run("sh", &args))
+}
+
+/// Transactions of one insertion each, into a new database, measured `times` times.
+fn sqlite(transactions: usize, times: usize) -> Result<f64, String> {
+    let mut sql = String::from("create table t (a integer primary key, b text);");
+    for i in 0..transactions {
+        let _ = write!(sql, "begin; insert into t (b) values ('row {i}'); commit;");
+    }
+    let fresh = || {
+        let _ = std::fs::remove_file("data.db");
+        run("sqlite3", &["data.db", &sql])
+    };
+    few(times, fresh)
+}
+
+fn sqlite_one() -> Result<f64, String> {
+    sqlite(1, 5)
+}
+
+fn sqlite_many() -> Result<f64, String> {
+    sqlite(200, 1)
 }

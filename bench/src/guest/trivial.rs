@@ -5,17 +5,36 @@ use crate::timing::{check, each};
 
 /// The rows of this group.
 pub(crate) const ROWS: &[Row] = &[
+    ("getpid", getpid),
+    ("getpid by syscall(2)", getpid_generic),
     ("getppid", getppid),
     ("getppid by syscall(2)", getppid_generic),
+    ("fcntl(F_GETFD)", fcntl),
+    ("fcntl(F_GETFD) by syscall(2)", fcntl_generic),
     ("clock_gettime", clock_gettime),
+    ("clock_gettime by syscall(2)", clock_gettime_generic),
     ("read 1 byte", read_byte),
     ("write 1 byte", write_byte),
     ("futex wake, no waiter", futex_wake),
     ("epoll+eventfd, 3 calls", epoll_eventfd),
 ];
 
+fn getpid() -> Result<f64, String> {
+    // SAFETY: getpid touches no memory; so below.
+    Ok(each(|| unsafe {
+        std::hint::black_box(libc::getpid());
+    }))
+}
+
+fn getpid_generic() -> Result<f64, String> {
+    // SAFETY: as above.
+    Ok(each(|| unsafe {
+        std::hint::black_box(libc::syscall(libc::SYS_getpid));
+    }))
+}
+
 fn getppid() -> Result<f64, String> {
-    // SAFETY: getppid touches no memory.
+    // SAFETY: as above.
     Ok(each(|| unsafe {
         std::hint::black_box(libc::getppid());
     }))
@@ -28,11 +47,34 @@ fn getppid_generic() -> Result<f64, String> {
     }))
 }
 
+/// A call that needs the kernel's own state, so that nothing can answer it on the way there.
+fn fcntl() -> Result<f64, String> {
+    // SAFETY: no memory is touched; so below.
+    Ok(each(|| unsafe {
+        check(libc::fcntl(1, libc::F_GETFD));
+    }))
+}
+
+fn fcntl_generic() -> Result<f64, String> {
+    // SAFETY: as above.
+    Ok(each(|| unsafe {
+        check(libc::syscall(libc::SYS_fcntl, 1, libc::F_GETFD));
+    }))
+}
+
 fn clock_gettime() -> Result<f64, String> {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid pointer.
     Ok(each(|| unsafe {
         libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t);
+    }))
+}
+
+fn clock_gettime_generic() -> Result<f64, String> {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer.
+    Ok(each(|| unsafe {
+        check(libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut t));
     }))
 }
 
