@@ -6,3 +6,4 @@
 pub mod build;
 pub mod compare;
 pub mod place;
+pub mod platforms;

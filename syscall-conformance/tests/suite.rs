@@ -40,13 +40,14 @@ const KNOWN: [(&str, &str); 3] = [
     ("system::reboot_denied", "acct is missing"),
 ];
 
-#[test]
-fn every_case_does_the_same_in_the_sandbox() {
+fn every_case_does_the_same_in_the_sandbox(platform: &str) {
     let sandbox = Sandbox {
         rsentry: build::rsentry(false).unwrap(),
-        platform: None,
+        platform: Some(platform.into()),
         extra: Vec::new(),
         dir: "/tmp".into(),
     };
     suite(tempfile::tempdir().unwrap().path(), Some(sandbox));
 }
+
+rsentry_syscall_conformance::on_every_platform!(every_case_does_the_same_in_the_sandbox);

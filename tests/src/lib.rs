@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use host::{Mounts, Process};
+pub use syscall_conformance::on_every_platform;
 pub use terminal::Terminal;
 
 /// How long anything may take before a test gives up. Generous: machines are shared.
@@ -48,6 +49,8 @@ pub fn binary() -> &'static Path {
 pub struct Sandboxes {
     directory: tempfile::TempDir,
     name: String,
+    /// What `run` is told about the platform.
+    platform: Vec<String>,
     mounts: Mounts,
 }
 
@@ -58,7 +61,14 @@ impl Default for Sandboxes {
 }
 
 impl Sandboxes {
+    /// As [`Sandboxes::new`], of sandboxes on this platform.
+    pub fn on(platform: &str) -> Sandboxes {
+        let platform = vec!["--platform".into(), platform.into()];
+        Sandboxes { platform, ..Sandboxes::new() }
+    }
+
     /// A fresh name and working directory. Everybody may read both, for unprivileged runs.
+    /// The sandboxes choose their platform themselves.
     pub fn new() -> Sandboxes {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -75,7 +85,7 @@ impl Sandboxes {
         open_up(&binary_copy, 0o755);
         std::fs::create_dir(directory.path().join("work")).expect("a working directory");
         open_up(&directory.path().join("work"), 0o777);
-        Sandboxes { directory, name, mounts: Mounts::now() }
+        Sandboxes { directory, name, platform: Vec::new(), mounts: Mounts::now() }
     }
 
     /// Where the sandboxes are started.
@@ -86,9 +96,20 @@ impl Sandboxes {
     /// `rsentry` with these arguments: no input, output captured, in [`Sandboxes::work`].
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.directory.path().join(&self.name));
-        command.args(arguments).current_dir(self.work());
+        match arguments {
+            ["run", rest @ ..] => command.arg("run").args(&self.platform).args(rest),
+            _ => command.args(arguments),
+        };
+        command.current_dir(self.work());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// The same as a line for a shell, for arguments that no shell would touch.
+    pub fn line(&self, arguments: &[&str]) -> String {
+        let command = self.command(arguments);
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     /// The same, as a user without privileges. Only root can ask for that.

@@ -88,9 +88,8 @@ fn help_and_version_go_to_standard_output() {
     }
 }
 
-#[test]
-fn programs_that_cannot_be_started_are_named() {
-    let sandboxes = Sandboxes::new();
+fn programs_that_cannot_be_started_are_named(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     std::fs::write(sandboxes.work().join("data"), "no program\n").unwrap();
     for (arguments, code, name) in [
         (&["run", "no-such-program"][..], 127, "no-such-program"),
@@ -112,9 +111,8 @@ fn programs_that_cannot_be_started_are_named() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn options_have_their_effect_inside() {
-    let sandboxes = Sandboxes::new();
+fn options_have_their_effect_inside(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     std::fs::write(sandboxes.work().join("file"), "from the host\n").unwrap();
     let work = sandboxes.work().canonicalize().unwrap();
     let work = work.to_str().unwrap();
@@ -156,4 +154,9 @@ fn options_have_their_effect_inside() {
     let file = std::fs::read_to_string(sandboxes.work().join("file")).unwrap();
     assert_eq!(file, "from the host\n", "writes without --rw do not");
     sandboxes.assert_nothing_left();
+}
+
+rsentry_tests::on_every_platform! {
+    programs_that_cannot_be_started_are_named,
+    options_have_their_effect_inside,
 }

@@ -34,9 +34,8 @@ fn cgroups() -> usize {
     below(std::path::Path::new("/sys/fs/cgroup"))
 }
 
-#[test]
-fn two_hundred_one_after_another() {
-    let sandboxes = Sandboxes::new();
+fn two_hundred_one_after_another(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let before = cgroups();
     for round in 0..200 {
         let output = finish(sandboxes.command(&["run", "sh", "-c", "exit 7"]));
@@ -46,9 +45,8 @@ fn two_hundred_one_after_another() {
     assert!(cgroups() <= before, "cgroups were left behind");
 }
 
-#[test]
-fn twenty_at_once() {
-    let sandboxes = Sandboxes::new();
+fn twenty_at_once(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let start = |_| sandboxes.command(&["run", "sh", "-c", "sleep 1; exit 9"]).spawn().unwrap();
     let mut all: Vec<Child> = (0..20).map(start).collect();
     for child in &mut all {
@@ -58,10 +56,10 @@ fn twenty_at_once() {
 }
 
 /// SIGKILL to one of the three at a random moment, as many times as asked for.
-fn kill_at_random(command: impl Fn(&Sandboxes) -> Command, times: u32) {
+fn kill_at_random(platform: &str, command: impl Fn(&Sandboxes) -> Command, times: u32) {
     let mut chance = Chance::new();
     for round in 0..times {
-        let sandboxes = Sandboxes::new();
+        let sandboxes = Sandboxes::on(platform);
         let start = Instant::now();
         let mut launcher = command(&sandboxes).spawn().unwrap();
         // Most of a start takes a few milliseconds: those are the interesting ones.
@@ -86,24 +84,21 @@ fn kill_at_random(command: impl Fn(&Sandboxes) -> Command, times: u32) {
     }
 }
 
-#[test]
-fn killed_at_random_moments() {
-    kill_at_random(|sandboxes| sandboxes.command(&BUSY), 70);
+fn killed_at_random_moments(platform: &str) {
+    kill_at_random(platform, |sandboxes| sandboxes.command(&BUSY), 70);
 }
 
-#[test]
-fn killed_at_random_moments_unprivileged() {
+fn killed_at_random_moments_unprivileged(platform: &str) {
     // SAFETY: no arguments.
     if unsafe { libc::geteuid() } != 0 {
         eprintln!("not root: cannot become user {UNPRIVILEGED}");
         return;
     }
-    kill_at_random(|sandboxes| sandboxes.unprivileged(&BUSY), 30);
+    kill_at_random(platform, |sandboxes| sandboxes.unprivileged(&BUSY), 30);
 }
 
-#[test]
-fn a_terminated_launcher_terminates_the_program() {
-    let sandboxes = Sandboxes::new();
+fn a_terminated_launcher_terminates_the_program(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let script = "trap 'exit 33' TERM; echo ready; while :; do sleep 0.1; done";
     let mut launcher = sandboxes.command(&["run", "sh", "-c", script]).spawn().unwrap();
     let mut ready = [0; 6];
@@ -116,19 +111,27 @@ fn a_terminated_launcher_terminates_the_program() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn death_by_signal_is_128_plus_the_signal() {
-    let sandboxes = Sandboxes::new();
+fn death_by_signal_is_128_plus_the_signal(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     for (signal, code) in [("KILL", 137), ("TERM", 143), ("SEGV", 139)] {
         let output = sandboxes.run(&["run", "sh", "-c", &format!("kill -{signal} $$")]);
         assert_eq!(output.status.code(), Some(code), "{signal}: {output:?}");
     }
 }
 
-#[test]
-fn the_end_of_the_first_program_ends_the_others() {
-    let sandboxes = Sandboxes::new();
+fn the_end_of_the_first_program_ends_the_others(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let output = sandboxes.run(&["run", "sh", "-c", "sleep 1000 & sleep 1000 & exit 3"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     eventually("no process is left", || sandboxes.processes().is_empty());
+}
+
+rsentry_tests::on_every_platform! {
+    two_hundred_one_after_another,
+    twenty_at_once,
+    killed_at_random_moments,
+    killed_at_random_moments_unprivileged,
+    a_terminated_launcher_terminates_the_program,
+    death_by_signal_is_128_plus_the_signal,
+    the_end_of_the_first_program_ends_the_others,
 }

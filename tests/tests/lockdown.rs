@@ -51,9 +51,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-#[test]
-fn both_are_locked_down() {
-    let sandboxes = Sandboxes::new();
+fn both_are_locked_down(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let me = Process::get(std::process::id()).unwrap();
     for (who, command) in sandboxes.callers(&["run", "cat"]) {
         let privileged = is_root() && who == "the caller";
@@ -93,9 +92,8 @@ fn both_are_locked_down() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves() {
-    let sandboxes = Sandboxes::new();
+fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     for (who, command) in sandboxes.callers(&["run", "cat"]) {
         let running = Running::start(command);
         let mounts = running.sentry.mounts();
@@ -124,13 +122,12 @@ fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn neither_holds_a_descriptor_or_a_string_that_it_should_not() {
+fn neither_holds_a_descriptor_or_a_string_that_it_should_not(platform: &str) {
     if !is_root() {
         eprintln!("not root: undumpable processes cannot be looked into");
         return;
     }
-    let sandboxes = Sandboxes::new();
+    let sandboxes = Sandboxes::on(platform);
     for (who, command) in sandboxes.callers(&["run", "cat"]) {
         // What the test runner itself was started with must not show up anywhere.
         let leaked = fs::File::open("/").unwrap();
@@ -164,13 +161,12 @@ fn neither_holds_a_descriptor_or_a_string_that_it_should_not() {
     }
 }
 
-#[test]
-fn a_writable_mount_gives_the_gofer_what_writing_needs() {
+fn a_writable_mount_gives_the_gofer_what_writing_needs(platform: &str) {
     if !is_root() {
         eprintln!("not root: the gofer has no capabilities in any case");
         return;
     }
-    let sandboxes = Sandboxes::new();
+    let sandboxes = Sandboxes::on(platform);
     let running = Running::start(sandboxes.command(&["run", "--rw", ".", "cat"]));
     // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID.
     assert_eq!(running.gofer.field("CapEff"), format!("{:016x}", 0b11111));
@@ -183,4 +179,11 @@ fn a_writable_mount_gives_the_gofer_what_writing_needs() {
         .collect();
     assert_eq!(writable.len(), 1, "only {work:?} is writable: {writable:?}");
     running.stop();
+}
+
+rsentry_tests::on_every_platform! {
+    both_are_locked_down,
+    the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves,
+    neither_holds_a_descriptor_or_a_string_that_it_should_not,
+    a_writable_mount_gives_the_gofer_what_writing_needs,
 }

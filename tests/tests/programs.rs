@@ -35,11 +35,11 @@ fn all_here(programs: &[&str]) -> bool {
 
 /// Runs `script`, which needs these programs, on both sides and compares.
 #[track_caller]
-fn same(programs: &[&str], script: &str) {
+fn same(platform: &str, programs: &[&str], script: &str) {
     if !all_here(programs) {
         return;
     }
-    let sandboxes = Sandboxes::new();
+    let sandboxes = Sandboxes::on(platform);
     let work = sandboxes.work().canonicalize().expect("the working directory is there");
     let home = format!("HOME={}", work.display());
 
@@ -61,12 +61,12 @@ fn same(programs: &[&str], script: &str) {
 }
 
 macro_rules! same {
-    ($($(#[$attribute:meta])* $name:ident [$($program:literal),*]: $script:expr;)*) => {
-        $(#[test]
-        $(#[$attribute])*
-        fn $name() {
-            same(&["bash", $($program),*], $script);
+    ($($name:ident [$($program:literal),*]: $script:expr;)*) => {
+        $(fn $name(platform: &str) {
+            same(platform, &["bash", $($program),*], $script);
         })*
+
+        rsentry_tests::on_every_platform!($($name),*);
     };
 }
 

@@ -16,9 +16,8 @@ fn shell(sandboxes: &Sandboxes, terminal: &mut Terminal) -> std::process::Child 
     child
 }
 
-#[test]
-fn the_program_has_a_terminal_of_the_right_size() {
-    let sandboxes = Sandboxes::new();
+fn the_program_has_a_terminal_of_the_right_size(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(33, 99);
     let mut child = shell(&sandboxes, &mut terminal);
     terminal.send("tty; stty size; test -t 0 -a -t 1 -a -t 2 && echo all \"\"three\r");
@@ -37,9 +36,8 @@ fn the_program_has_a_terminal_of_the_right_size() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn control_c_interrupts_the_foreground_job_only() {
-    let sandboxes = Sandboxes::new();
+fn control_c_interrupts_the_foreground_job_only(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     let mut child = shell(&sandboxes, &mut terminal);
     terminal.send("sleep 1000\r");
@@ -56,9 +54,8 @@ fn control_c_interrupts_the_foreground_job_only() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn control_z_stops_a_job_and_fg_continues_it() {
-    let sandboxes = Sandboxes::new();
+fn control_z_stops_a_job_and_fg_continues_it(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     let mut child = shell(&sandboxes, &mut terminal);
     terminal.send("cat\r");
@@ -81,9 +78,8 @@ fn control_z_stops_a_job_and_fg_continues_it() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
-    let sandboxes = Sandboxes::new();
+fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     let mut command =
         sandboxes.command(&["run", "sh", "-c", "vi -u NONE file && cat file && stty -a"]);
@@ -100,9 +96,8 @@ fn editors_get_raw_mode_and_the_terminal_back_to_what_it_was() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn top_shows_the_sandboxes_processes() {
-    let sandboxes = Sandboxes::new();
+fn top_shows_the_sandboxes_processes(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     let mut command = sandboxes.command(&["run", "top"]);
     command.env("TERM", "xterm");
@@ -115,19 +110,17 @@ fn top_shows_the_sandboxes_processes() {
     sandboxes.assert_nothing_left();
 }
 
-#[test]
-fn a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued() {
-    let sandboxes = Sandboxes::new();
+fn a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     // In a shell of the host, so that the launcher's process group is not an orphan.
     let mut host = std::process::Command::new("bash");
-    let run = sandboxes.command(&["run", "cat"]);
     host.args(["--norc", "--noprofile", "--noediting", "-i"])
         .env("PS1", "host> ")
         .current_dir(sandboxes.work());
     let mut host = terminal.spawn(host);
     terminal.expect("host> ");
-    terminal.send(&format!("{} run cat\r", run.get_program().display()));
+    terminal.send(&format!("{}\r", sandboxes.line(&["run", "cat"])));
     eventually("the terminal is raw", || !terminal.is_cooked());
     terminal.send("one\r");
     terminal.expect("one\r\none\r\n");
@@ -147,14 +140,13 @@ fn a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued() {
     assert_eq!(wait(&mut host).into_raw(), 0);
 }
 
-#[test]
-fn in_a_pipeline_the_terminal_is_left_alone() {
-    let sandboxes = Sandboxes::new();
+fn in_a_pipeline_the_terminal_is_left_alone(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
-    let program = sandboxes.command(&[]).get_program().to_owned();
     let mut command = std::process::Command::new("sh");
-    let script = "\"$0\" run sh -c 'test -t 1 || echo piped; cat' | cat";
-    command.args(["-c", script]).arg(program).current_dir(sandboxes.work());
+    let run = sandboxes.line(&["run", "sh", "-c"]);
+    let script = format!("{run} 'test -t 1 || echo piped; cat' | cat");
+    command.args(["-c", &script]).current_dir(sandboxes.work());
     let mut child = terminal.spawn(command);
     terminal.expect("piped\r\n");
     assert!(terminal.is_cooked());
@@ -162,4 +154,14 @@ fn in_a_pipeline_the_terminal_is_left_alone() {
     terminal.expect("line\r\nline\r\n");
     assert_eq!(wait(&mut child).code(), Some(0));
     sandboxes.assert_nothing_left();
+}
+
+rsentry_tests::on_every_platform! {
+    the_program_has_a_terminal_of_the_right_size,
+    control_c_interrupts_the_foreground_job_only,
+    control_z_stops_a_job_and_fg_continues_it,
+    editors_get_raw_mode_and_the_terminal_back_to_what_it_was,
+    top_shows_the_sandboxes_processes,
+    a_stopped_launcher_gives_the_terminal_back_and_goes_on_when_continued,
+    in_a_pipeline_the_terminal_is_left_alone,
 }
