@@ -156,7 +156,7 @@ fn profile(place: &Place, guest: &Path, row: &String) -> Result<String> {
     }
     let out = Command::new("perf")
         .args(["report", "--stdio", "--no-children", "--percent-limit", "1"])
-        .args(["--sort", "comm,dso,symbol", "-i"])
+        .args(["--fields", "overhead,comm,dso,symbol", "-i"])
         .arg(&data)
         .stderr(Stdio::null())
         .output()?;

@@ -82,6 +82,7 @@ fn run(dir: &str, names: &[String]) -> std::io::Result<()> {
             Err(why) => println!("{name}\t-\t{}", why.replace('\n', " ")),
         }
         std::io::stdout().flush()?;
+        timing::linger();
         std::env::set_current_dir("/")?;
         std::fs::remove_dir_all(&place)?;
     }

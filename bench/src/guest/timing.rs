@@ -12,6 +12,13 @@ pub(crate) fn watched() {
     WATCHED.store(true, Relaxed);
 }
 
+/// Gives who watches the time to look at what was used, before the processes are gone.
+pub(crate) fn linger() {
+    if WATCHED.load(Relaxed) {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 /// How long a row's measured part lasts at least.
 fn enough() -> Duration {
     Duration::from_millis(if WATCHED.load(Relaxed) { 1500 } else { 40 })
