@@ -2,7 +2,7 @@
 //! bytes out; no host calls, no state but [`Slots`], no locks.
 //!
 //! A [`Site`] is a `syscall` with as many of its neighbours as make room for a jump of
-//! [`JUMP_LEN`] bytes:
+//! [`JUMP_LEN`] bytes, or [`JUMP_LEN`] bytes of instructions that lead straight to a `syscall`:
 //!
 //! ```text
 //! offset  0  1  2  3  4  5  6
@@ -21,6 +21,7 @@
 //! with the slot; a site with a boundary at offset 1 or 6 is refused.
 
 mod backward;
+mod head;
 mod instruction;
 mod site;
 mod slots;
@@ -30,6 +31,7 @@ mod trampoline;
 
 use std::ops::Range;
 
+pub(crate) use instruction::Memory;
 pub(crate) use site::Site;
 pub(crate) use slots::Slots;
 pub(crate) use trampoline::Trampoline;

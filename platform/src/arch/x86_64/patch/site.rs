@@ -1,7 +1,7 @@
 //! Recognising a place that can be patched.
 
-use super::backward::is_boundary;
-use super::instruction::movable;
+use super::head::Head;
+use super::instruction::{Memory, movable};
 use super::{FAULTING, JUMP_LEN, SLOT_LEN, TABLE};
 use crate::PAGE_SIZE;
 
@@ -17,14 +17,18 @@ pub(crate) struct Site {
     /// Address of the first byte that is replaced.
     pub(crate) start: u64,
     /// Address of the `syscall` instruction: `start`, or later if instructions before it are
-    /// swallowed, or one past the replaced bytes if it stays where it is.
+    /// swallowed. If these make room enough it stays where it is, behind the replaced bytes.
     pub(crate) syscall: u64,
-    /// The system call's number, if the swallowed bytes set it.
+    /// The system call's number, if the swallowed instructions set it. Holds for threads that
+    /// come from `start`; one that enters the site at `syscall` brings its own.
     pub(crate) nr: Option<u32>,
-    /// The bytes that are replaced.
-    original: Vec<u8>,
-    /// Bit n: an original instruction begins at offset n, 0 < n < `JUMP_LEN`.
-    boundaries: u8,
+    /// What the trampoline stands for: the replaced bytes, and those up to the `syscall` and with
+    /// it if it lies behind them.
+    code: Vec<u8>,
+    /// How many of them are replaced.
+    len: usize,
+    /// Bit n: an instruction begins at `code[n]`.
+    boundaries: u32,
 }
 
 impl Site {
@@ -34,13 +38,19 @@ impl Site {
     /// far as it can be read; with earlier patches in it, so that sites do not overlap. `None` if
     /// the site is to be left alone.
     ///
-    /// Instructions behind the `syscall` are swallowed where that is possible: they are known, for
-    /// decoding goes forward. Otherwise the instruction that loaded `rax` is, which is a guess
-    /// about what lies before: it is made only if the value is the one that trapped, no prefix
-    /// stands before it, and decoding from further back agrees ([`is_boundary`]). If it is wrong
-    /// all the same, then this guest executes bytes of the jump as something else, with its own
-    /// rights in its own address space, as if it had written them itself.
-    pub(crate) fn recognise(code: &[u8], page: u64, syscall: u64, rax: u64) -> Option<Site> {
+    /// Instructions behind the `syscall` are swallowed if they make room enough: they are known,
+    /// for decoding goes forward. Otherwise so are instructions before it, as few as will do.
+    /// Which these are is a guess, made only if decoding from further back agrees, no prefix
+    /// stands before the first, and `rax` is what they would have made it. If it is wrong all the
+    /// same, then this guest executes bytes of the jump as something else, with its own rights in
+    /// its own address space, as if it had written them itself.
+    pub(crate) fn recognise(
+        code: &[u8],
+        page: u64,
+        syscall: u64,
+        rax: u64,
+        memory: Memory,
+    ) -> Option<Site> {
         if !page.is_multiple_of(PAGE_SIZE) || page >= TOP {
             return None;
         }
@@ -54,35 +64,50 @@ impl Site {
         if rax == RT_SIGRETURN {
             return None;
         }
-        Self::swallow(code, page, at, at, None).or_else(|| {
-            let (start, nr) = load_before(code, at, rax)?;
-            Self::swallow(code, page, start, at, Some(nr))
+        let search = |memory| {
+            let mut head = Head::empty(at);
+            loop {
+                if let Some(site) = Self::swallow(code, page, &head, at, memory) {
+                    return Some(site);
+                }
+                head = head.longer(code, at, rax, memory)?;
+            }
+        };
+        // What cannot fault is preferred.
+        search(Memory::Refused).or_else(|| match memory {
+            Memory::Refused => None,
+            Memory::Allowed => search(memory),
         })
     }
 
-    /// The site that begins at `code[start]` with at most one instruction before the `syscall` at
-    /// `code[at]`, and has as many behind it as the jump needs.
-    fn swallow(code: &[u8], page: u64, start: usize, at: usize, nr: Option<u32>) -> Option<Site> {
-        let mut boundaries = 0;
-        let mut end = at;
-        while end - start < JUMP_LEN {
-            boundaries |= 1 << (end - start);
-            end += if end == at { SYSCALL.len() } else { movable(code.get(end..)?)? };
+    /// The site of the `syscall` at `code[at]` with this head, and as many instructions behind it
+    /// as the jump needs.
+    fn swallow(code: &[u8], page: u64, head: &Head, at: usize, memory: Memory) -> Option<Site> {
+        let mut boundaries = head.boundaries;
+        let mut end = at + SYSCALL.len();
+        // The end of what is replaced, if the `syscall` is not.
+        let mut len = (JUMP_LEN..=at - head.start).find(|n| boundaries & 1 << n != 0);
+        while len.is_none() {
+            if end - head.start >= JUMP_LEN {
+                len = Some(end - head.start);
+            } else {
+                boundaries |= 1 << (end - head.start);
+                end += movable(code.get(end..)?, memory)?.len();
+            }
         }
-        // The start is none.
-        boundaries &= !1;
         let site = Site {
-            start: page + start as u64,
+            start: page + head.start as u64,
             syscall: page + at as u64,
-            nr,
-            original: code.get(start..end)?.to_vec(),
+            nr: head.nr,
+            code: code.get(head.start..end)?.to_vec(),
+            len: len?,
             boundaries,
         };
         // The jump's bytes there are fixed, and do not fault.
         (!site.begins_at(1) && !site.begins_at(6)).then_some(site)
     }
 
-    /// Whether an original instruction began at this offset, not counting the first.
+    /// Whether an original instruction began at this offset.
     fn begins_at(&self, offset: usize) -> bool {
         self.boundaries & 1 << offset != 0
     }
@@ -94,17 +119,17 @@ impl Site {
 
     /// How many bytes are replaced, from `start`. At least [`JUMP_LEN`].
     pub(crate) fn len(&self) -> usize {
-        self.original.len()
+        self.len
     }
 
     /// One past the last byte that is replaced.
     pub(crate) fn end(&self) -> u64 {
-        self.start + self.len() as u64
+        self.start + self.len as u64
     }
 
     /// The bytes that are replaced.
     pub(crate) fn original(&self) -> &[u8] {
-        &self.original
+        &self.code[..self.len]
     }
 
     /// The address behind the `syscall` instruction: where the guest's `rip` is during the call.
@@ -112,25 +137,33 @@ impl Site {
         self.syscall + SYSCALL.len() as u64
     }
 
-    /// Addresses within the site, past its start, where an original instruction began.
-    pub(crate) fn boundaries(&self) -> impl Iterator<Item = u64> {
-        let (start, boundaries) = (self.start, self.boundaries);
-        (1..JUMP_LEN).filter(move |n| boundaries & 1 << *n != 0).map(move |n| start + n as u64)
+    /// Where the guest goes on after the trampoline.
+    pub(crate) fn resume(&self) -> u64 {
+        self.start + self.code.len() as u64
     }
 
-    /// The swallowed instructions before the `syscall`.
+    /// Addresses within the replaced bytes, past the first, where an original instruction began:
+    /// a thread that comes there traps.
+    pub(crate) fn interior(&self) -> impl Iterator<Item = u64> {
+        self.instructions().filter(|a| (self.start + 1..self.end()).contains(a))
+    }
+
+    /// Addresses of all instructions that the trampoline stands for.
+    pub(super) fn instructions(&self) -> impl Iterator<Item = u64> {
+        (0..self.code.len()).filter(|n| self.begins_at(*n)).map(|n| self.start + n as u64)
+    }
+
+    /// The instructions before the `syscall`.
     pub(super) fn head(&self) -> &[u8] {
-        let len = ((self.syscall - self.start) as usize).min(self.len());
-        &self.original[..len]
+        &self.code[..(self.syscall - self.start) as usize]
     }
 
-    /// The swallowed instructions behind it.
+    /// The instructions behind it.
     pub(super) fn tail(&self) -> &[u8] {
-        let from = ((self.next() - self.start) as usize).min(self.len());
-        &self.original[from..]
+        &self.code[(self.next() - self.start) as usize..]
     }
 
-    /// Whether a slot at this address makes every boundary within the site fault.
+    /// Whether a slot at this address makes every address of [`Site::interior`] fault.
     pub(crate) fn fits(&self, slot: u32) -> bool {
         let [d0, d1, ..] = slot.to_le_bytes();
         let (low, high) = self.demands();
@@ -145,60 +178,11 @@ impl Site {
         if !self.fits(slot) {
             return None;
         }
-        let mut bytes = jump(slot).to_vec();
-        // What is left of the last swallowed instruction: no boundary is among it.
-        bytes.resize(self.len(), 0xcc);
+        let [d0, d1, d2, d3] = slot.to_le_bytes();
+        // jmp qword ptr [slot]
+        let mut bytes = vec![0xff, 0x24, 0xe5, d0, d1, d2, d3];
+        // What is left of the last swallowed instruction: none begins there.
+        bytes.resize(self.len, 0xcc);
         Some(bytes)
     }
-}
-
-/// `jmp qword ptr [slot]`.
-fn jump(slot: u32) -> [u8; JUMP_LEN] {
-    let [d0, d1, d2, d3] = slot.to_le_bytes();
-    [0xff, 0x24, 0xe5, d0, d1, d2, d3]
-}
-
-/// The instruction directly before `code[at]` that gave `rax` its value: where it begins, and the
-/// value.
-fn load_before(code: &[u8], at: usize, rax: u64) -> Option<(usize, u32)> {
-    let nr = u32::try_from(rax).ok()?;
-    let imm = nr.to_le_bytes();
-    let before = code.get(..at)?;
-    let len = if before.ends_with(&[0xb8, imm[0], imm[1], imm[2], imm[3]]) {
-        // mov $nr, %eax
-        5
-    } else if nr <= i32::MAX as u32
-        && before.ends_with(&[0x48, 0xc7, 0xc0, imm[0], imm[1], imm[2], imm[3]])
-    {
-        // mov $nr, %rax
-        7
-    } else if nr == 0 && (before.ends_with(&[0x31, 0xc0]) || before.ends_with(&[0x33, 0xc0])) {
-        // xor %eax, %eax
-        2
-    } else {
-        return None;
-    };
-    let start = at - len;
-    let prefixed = may_be_prefix(*code.get(start.checked_sub(1)?)?);
-    (!prefixed && is_boundary(code, start)).then_some((start, nr))
-}
-
-/// Whether the byte could change what the instruction behind it means.
-fn may_be_prefix(byte: u8) -> bool {
-    matches!(
-        byte,
-        0x0f | 0x26
-            | 0x2e
-            | 0x36
-            | 0x3e
-            | 0x40..=0x4f
-            | 0x62
-            | 0x64..=0x67
-            | 0xc4
-            | 0xc5
-            | 0xd5
-            | 0xf0
-            | 0xf2
-            | 0xf3
-    )
 }

@@ -107,6 +107,7 @@ fn candidate(n: usize, low: bool, high: bool) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Memory;
     use super::*;
     use proptest::prelude::*;
 
@@ -114,12 +115,12 @@ mod tests {
     fn site(low: bool, high: bool) -> Site {
         let tail: &[u8] = match (low, high) {
             (false, false) => &[0xb9, 1, 0, 0, 0],
-            (true, false) => &[0x90, 0xb9, 1, 0, 0, 0],
+            (true, false) => &[0x99, 0xb9, 1, 0, 0, 0],
             (false, true) => &[0x89, 0xc3, 0xb9, 1, 0, 0, 0],
-            (true, true) => &[0x90, 0x90, 0xb9, 1, 0, 0, 0],
+            (true, true) => &[0x99, 0x98, 0xb9, 1, 0, 0, 0],
         };
         let code = [&[0x0f, 0x05], tail].concat();
-        let site = Site::recognise(&code, 0, 0, 0).unwrap();
+        let site = Site::recognise(&code, 0, 0, 0, Memory::Refused).unwrap();
         assert_eq!(site.demands(), (low, high));
         site
     }

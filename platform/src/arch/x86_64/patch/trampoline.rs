@@ -54,16 +54,11 @@ impl Site {
         // Nothing a stub maps is near the end of the address space.
         at.checked_add(TRAMPOLINE_LEN as u64)?;
 
-        places.push((self.start, at));
-        let head = |b: &u64| *b < self.syscall;
-        places.extend(self.boundaries().filter(head).map(|b| (b, at + (b - self.start))));
+        let head = self.instructions().take_while(|i| *i <= self.syscall);
+        places.extend(head.map(|i| (i, at + (i - self.start))));
         code.extend_from_slice(self.head());
-
-        let lea = at + code.len() as u64;
-        if self.syscall > self.start {
-            places.push((self.syscall, lea));
-        }
         code.extend_from_slice(&LEA_RCX);
+
         let jmp = at + code.len() as u64;
         places.push((self.syscall, jmp));
         let distance = entry.wrapping_sub(jmp + JMP_REL32_LEN).cast_signed();
@@ -71,17 +66,13 @@ impl Site {
         code.extend_from_slice(&i32::try_from(distance).ok()?.to_le_bytes());
         code.extend_from_slice(&self.next().to_le_bytes());
 
-        let tail = at + code.len() as u64;
-        if !self.tail().is_empty() {
-            let behind = |b: &u64| *b >= self.next();
-            places.extend(self.boundaries().filter(behind).map(|b| (b, tail + (b - self.next()))));
-        }
+        let back = at + code.len() as u64;
+        let tail = self.instructions().skip_while(|i| *i < self.next());
+        places.extend(tail.map(|i| (i, back + (i - self.next()))));
         code.extend_from_slice(self.tail());
-        // A syscall that stays in place lies behind the site, and has been executed.
-        let end = self.end().max(self.next());
-        places.push((end, at + code.len() as u64));
+        places.push((self.resume(), at + code.len() as u64));
         code.extend_from_slice(&JMP_NEXT);
-        code.extend_from_slice(&end.to_le_bytes());
+        code.extend_from_slice(&self.resume().to_le_bytes());
 
         (code.len() <= TRAMPOLINE_LEN).then_some(Trampoline { code, places })
     }

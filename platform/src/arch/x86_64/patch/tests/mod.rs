@@ -1,5 +1,7 @@
 //! Whole paths: recognise, patch, trampoline.
 
+mod libraries;
+
 use super::instruction::decode;
 use super::*;
 use iced_x86::{Code, Mnemonic, OpKind, Register};
@@ -11,12 +13,16 @@ const ENTRY: u64 = 0x7fff_0000_0100;
 
 /// A page of `nop`s with `bytes` in it; `%` stands before the `syscall`. The site, if any.
 fn recognise(before: &[u8], behind: &[u8], rax: u64) -> Option<Site> {
+    recognise_with(before, behind, rax, Memory::Refused)
+}
+
+fn recognise_with(before: &[u8], behind: &[u8], rax: u64, memory: Memory) -> Option<Site> {
     let mut page = vec![0x90; 4096];
     let at = 0x800;
     page[at - before.len()..at].copy_from_slice(before);
     page[at..at + 2].copy_from_slice(&[0x0f, 0x05]);
     page[at + 2..at + 2 + behind.len()].copy_from_slice(behind);
-    let site = Site::recognise(&page, PAGE, PAGE + at as u64, rax);
+    let site = Site::recognise(&page, PAGE, PAGE + at as u64, rax, memory);
     if let Some(site) = &site {
         check(site, &page);
     }
@@ -24,9 +30,14 @@ fn recognise(before: &[u8], behind: &[u8], rax: u64) -> Option<Site> {
 }
 
 /// Everything that must hold for any accepted site.
-fn check(site: &Site, page: &[u8]) {
-    let from = (site.start - PAGE) as usize;
-    assert_eq!(site.original(), &page[from..from + site.len()]);
+fn check(site: &Site, code: &[u8]) {
+    check_at(site, code, PAGE);
+}
+
+/// The same, of a page at another address.
+fn check_at(site: &Site, code: &[u8], page: u64) {
+    let from = (site.start - page) as usize;
+    assert_eq!(site.original(), &code[from..from + site.len()]);
     assert!(site.len() >= JUMP_LEN);
     let slot = Slots::new().allocate(site).expect("an empty table has a slot for every site");
     assert!(site.fits(slot));
@@ -51,17 +62,14 @@ fn check(site: &Site, page: &[u8]) {
         offset += decode(&site.original()[offset..]).unwrap().len();
     }
     assert_eq!(offset, site.len());
-    assert_eq!(site.boundaries().collect::<Vec<_>>(), boundaries);
+    assert_eq!(site.interior().collect::<Vec<_>>(), boundaries);
 
     let trampoline = site.trampoline(AT, ENTRY).unwrap();
     assert!(trampoline.code.len() <= TRAMPOLINE_LEN);
     let (head, tail) = read_trampoline(site, &trampoline);
-    let mut original = site.original().to_vec();
-    if site.syscall < site.end() {
-        let syscall = (site.syscall - site.start) as usize;
-        assert_eq!(original.drain(syscall..syscall + 2).collect::<Vec<_>>(), [0x0f, 0x05]);
-    }
-    assert_eq!([head, tail].concat(), original);
+    let whole = [&head, &[0x0f, 0x05][..], &tail].concat();
+    assert_eq!(whole, code[from..from + whole.len()]);
+    assert_eq!(whole.len() as u64, site.end().max(site.next()) - site.start);
     for place in boundaries {
         assert!(trampoline.enter(place).is_some(), "{place:#x} of {site:x?}");
     }
@@ -106,7 +114,7 @@ fn read_trampoline(site: &Site, trampoline: &Trampoline) -> (Vec<u8>, Vec<u8>) {
     offset += 8;
 
     let tail = offset;
-    let end = site.end().max(site.syscall + 2);
+    let end = site.resume();
     guest = site.syscall + 2;
     while guest < end {
         places.push((guest, AT + offset as u64));
@@ -210,8 +218,10 @@ proptest! {
         let mut page = pieces.concat();
         page.truncate(cut);
         for at in 0..=page.len() as u64 {
-            if let Some(site) = Site::recognise(&page, PAGE, PAGE + at, rax) {
-                check(&site, &page);
+            for memory in [Memory::Refused, Memory::Allowed] {
+                if let Some(site) = Site::recognise(&page, PAGE, PAGE + at, rax, memory) {
+                    check(&site, &page);
+                }
             }
         }
     }
@@ -225,7 +235,8 @@ proptest! {
         rax in any::<u64>(),
     ) {
         let page = if aligned { page & !0xfff } else { page };
-        let _ = Site::recognise(&code, page, syscall, rax);
-        let _ = Site::recognise(&code, page, page.wrapping_add(syscall % 4100), rax);
+        let near = page.wrapping_add(syscall % 4100);
+        let _ = Site::recognise(&code, page, syscall, rax, Memory::Refused);
+        let _ = Site::recognise(&code, page, near, rax, Memory::Allowed);
     }
 }
