@@ -19,6 +19,19 @@
 //! can be sent to the same instruction in the trampoline ([`Trampoline::enter`]). Offset 2 is
 //! `in eax, imm8` (#GP: no stub is ever given I/O permissions), offset 5 is `push es` (#UD in 64-bit mode), offsets 3 and 4 are chosen
 //! with the slot; a site with a boundary at offset 1 or 6 is refused.
+//!
+//! What is left to whoever uses this:
+//! - the entry gets in rcx the address of a word with the guest's next `rip`, returns to the
+//!   address behind that word, and leaves registers as `syscall` would: rcx is that `rip`, r11 the
+//!   flags;
+//! - a thread that trapped at an address of [`Site::interior`] goes on at [`Trampoline::enter`] of
+//!   it; so does one whose `rip` is set to such an address (a call that is restarted, a signal
+//!   handler that returns). A site where that happens often is better put back;
+//! - a `rip` in a trampoline is seen by nobody: what interrupts a thread there, faults with
+//!   [`Memory::Allowed`] included, shows [`Trampoline::leave`] of it;
+//! - a slot is written before the site that reads it, and freed when no thread can be at the site
+//!   any more;
+//! - sites do not clash ([`Site::clashes`]).
 
 mod backward;
 mod head;

@@ -35,8 +35,9 @@ impl Site {
     /// Recognises the `syscall` instruction at address `syscall`, which trapped with `rax`.
     ///
     /// `code` is what the guest executes at the page of address `page`, or the beginning of it as
-    /// far as it can be read; with earlier patches in it, so that sites do not overlap. `None` if
-    /// the site is to be left alone.
+    /// far as it can be read, with earlier patches in it. `None` if the site is to be left alone.
+    /// The caller sees to it that it does not clash with another ([`Site::clashes`]): code that
+    /// decodes in two ways, depending on where one begins, can have sites that overlap.
     ///
     /// Instructions behind the `syscall` are swallowed if they make room enough: they are known,
     /// for decoding goes forward. Otherwise so are instructions before it, as few as will do.
@@ -161,6 +162,15 @@ impl Site {
     /// The instructions behind it.
     pub(super) fn tail(&self) -> &[u8] {
         &self.code[(self.next() - self.start) as usize..]
+    }
+
+    /// Whether the two must not be patched both: one would be written into the other, or the
+    /// trampoline of one would return to an address that traps in the other.
+    pub(crate) fn clashes(&self, other: &Site) -> bool {
+        let overlap = self.start < other.end() && other.start < self.end();
+        overlap
+            || self.interior().any(|a| a == other.resume())
+            || other.interior().any(|a| a == self.resume())
     }
 
     /// Whether a slot at this address makes every address of [`Site::interior`] fault.

@@ -193,6 +193,138 @@ fn the_entry_must_be_near() {
     assert_eq!(site.trampoline(u64::MAX, ENTRY), None);
 }
 
+#[test]
+fn the_faulting_bytes_fault_whatever_follows() {
+    for byte in FAULTING {
+        for next in 0..=255 {
+            assert!(faults(&[byte, next]), "{byte:02x} {next:02x}");
+        }
+    }
+    // The two of the jump that are not chosen.
+    assert!((0..=255).all(|next| faults(&[0xe5, next]) && faults(&[0x06, next])));
+}
+
+#[test]
+fn any_register_load_before_makes_room() {
+    // musl: mov %r8,%rdi; syscall; mov %rax,%rdi; call __syscall_ret
+    let site = recognise(&[0x4c, 0x89, 0xc7], &[0x48, 0x89, 0xc7, 0xe8, 0, 0, 0, 0], 3).unwrap();
+    assert_eq!(offsets(&site), (3, 8, None));
+    assert_eq!(site.demands(), (true, false));
+    assert_eq!(site.patched(0x6_0008), None);
+    assert!(site.patched(0x6_0006).is_some());
+    // musl: mov $129,%esi; mov %r8,%rax; syscall; jmp: the syscall stays in place.
+    let loads = [0xbe, 129, 0, 0, 0, 0x4c, 0x89, 0xc0];
+    let site = recognise(&loads, &[0xeb, 0x10], 202).unwrap();
+    assert_eq!(offsets(&site), (8, 8, None));
+    assert_eq!((site.end(), site.resume()), (site.syscall, site.syscall + 2));
+    // mov $7,%rsi; mov %rdx,%rax; syscall; ret: so does the second load.
+    let loads = [0x48, 0xc7, 0xc6, 7, 0, 0, 0, 0x48, 0x89, 0xd0];
+    let site = recognise(&loads, &RET, 202).unwrap();
+    assert_eq!(offsets(&site), (10, 7, None));
+    assert_eq!(site.trampoline(AT, ENTRY).unwrap().enter(site.end()), Some(AT + 7));
+}
+
+#[test]
+fn the_number_is_what_the_last_write_to_rax_made_it() {
+    // mov $39,%eax; mov $1,%edi; syscall; ret
+    let site = recognise(&[0xbf, 1, 0, 0, 0], &RET, 39).unwrap();
+    assert_eq!(offsets(&site), (5, 7, None));
+    // mov $39,%eax; mov %r12,%rdi; syscall; mov %rax,%rbx; ret: the mov is not swallowed.
+    let loads = [0xb8, 39, 0, 0, 0, 0x4c, 0x89, 0xe7];
+    assert_eq!(recognise(&loads, &[0x48, 0x89, 0xc3, 0xc3], 39).unwrap().nr, None);
+    // ...; syscall; ret: it is.
+    assert_eq!(recognise(&loads, &RET, 39).unwrap().nr, Some(39));
+    assert_eq!(recognise(&loads, &RET, 40), None);
+    // mov $39,%eax; not %rax; syscall; ret
+    let loads = [0xb8, 39, 0, 0, 0, 0x48, 0xf7, 0xd0];
+    assert_eq!(recognise(&loads, &RET, !39).unwrap().nr, None);
+}
+
+#[test]
+fn loads_and_stores_are_the_callers_choice() {
+    // Go's rawSyscallNoError: mov 8(%rsp),%rax; syscall; mov %rax,40(%rsp)
+    let before = [0x48, 0x8b, 0x44, 0x24, 0x08];
+    let behind = [0x48, 0x89, 0x44, 0x24, 0x28];
+    assert_eq!(recognise(&before, &behind, 39), None);
+    let site = recognise_with(&before, &behind, 39, Memory::Allowed).unwrap();
+    assert_eq!(offsets(&site), (0, 7, None));
+    // musl's __syscall_cp_asm: mov %r11,8(%rsp); syscall; ret
+    let before = [0x4c, 0x89, 0x5c, 0x24, 0x08];
+    assert_eq!(recognise(&before, &RET, 0), None);
+    let site = recognise_with(&before, &RET, 0, Memory::Allowed).unwrap();
+    assert_eq!(offsets(&site), (5, 7, None));
+    // glibc's vfork: pop %rdi; mov $58,%eax; syscall; push %rdi: no need of either.
+    let site = recognise_with(&[0x5f, 0xb8, 58, 0, 0, 0], &[0x57], 58, Memory::Allowed).unwrap();
+    assert_eq!(offsets(&site), (5, 7, Some(58)));
+}
+
+#[test]
+fn what_depends_on_its_place_is_not_moved() {
+    let not = |behind: &[u8]| {
+        assert_eq!(recognise_with(&[0xc3], behind, 39, Memory::Allowed), None, "{behind:02x?}");
+    };
+    not(&[0x48, 0x8d, 0x05, 1, 0, 0, 0]); // lea 1(%rip),%rax
+    not(&[0x8b, 0x05, 1, 0, 0, 0]); // mov 1(%rip),%eax
+    not(&[0xe8, 1, 0, 0, 0]); // call
+    not(&[0x0f, 0x84, 1, 0, 0, 0]); // je
+    not(&[0xcd, 0x80, 0x48, 0x89, 0xc3]); // int $0x80
+    not(&[0x48, 0xf7, 0xf1, 0x48, 0x89, 0xc3]); // div %rcx
+    not(&[0x8e, 0xd8, 0x48, 0x89, 0xc3]); // mov %eax,%ds
+    not(&[0xf0, 0x48, 0x0f, 0xb1, 0x0f]); // lock cmpxchg %rcx,(%rdi)
+    not(&[0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0]); // mov %fs:0,%rax
+    not(&[0x48, 0x0f, 0xc7, 0xf0, 0x90]); // rdrand %rax
+    not(&[0x0f, 0x05, 0x48, 0x89, 0xc3]); // syscall
+    not(&[0x0f, 0x1f, 0x44, 0, 0]); // nop
+}
+
+#[test]
+fn nothing_crosses_a_page() {
+    let mut page = vec![0x90; 4096];
+    page[4094..].copy_from_slice(&[0x0f, 0x05]);
+    page[4089..4094].copy_from_slice(&MOV_EAX_39);
+    // The load before is in the page, the instruction behind is not.
+    let site = Site::recognise(&page, PAGE, PAGE + 4094, 39, Memory::Allowed).unwrap();
+    assert_eq!((site.start, site.end()), (PAGE + 4089, PAGE + 4096));
+    page.extend_from_slice(&CMP_4096);
+    assert_eq!(Site::recognise(&page, PAGE, PAGE + 4094, 40, Memory::Allowed), None);
+    page[4095] = 0x0f;
+    page[4096] = 0x05;
+    assert_eq!(Site::recognise(&page, PAGE, PAGE + 4095, 39, Memory::Allowed), None);
+    // At the beginning there is nothing to decode from.
+    page[..5].copy_from_slice(&MOV_EAX_39);
+    page[5..7].copy_from_slice(&[0x0f, 0x05]);
+    page[7] = 0xc3;
+    assert_eq!(Site::recognise(&page, PAGE, PAGE + 5, 39, Memory::Allowed), None);
+    // What cannot be read is not there.
+    let mut page = vec![0x90; 64];
+    page.extend_from_slice(&[0x0f, 0x05]);
+    page.extend_from_slice(&CMP_4096);
+    assert!(Site::recognise(&page, PAGE, PAGE + 64, 39, Memory::Refused).is_some());
+    page.pop();
+    assert_eq!(Site::recognise(&page, PAGE, PAGE + 64, 39, Memory::Refused), None);
+}
+
+#[test]
+fn clashes_are_seen() {
+    // syscall; movabs 0xb8050f050f050f05,%al; and, in the middle of it, syscall; mov $0,%eax.
+    let mut page = vec![0x90; 256];
+    let code = [0x0f, 5, 0xa0, 0x0f, 5, 0x0f, 5, 0x0f, 5, 0x0f, 5, 0xb8, 0, 0, 0, 0];
+    page[64..64 + code.len()].copy_from_slice(&code);
+    let site = |at| Site::recognise(&page, PAGE, PAGE + at, 0, Memory::Allowed).unwrap();
+    let (outer, inner) = (site(64), site(73));
+    assert!(outer.clashes(&inner) && inner.clashes(&outer) && inner.clashes(&inner));
+    // Neighbours do not: mov $39,%rax; syscall; and what follows.
+    let one = recognise(&MOV_RAX_39, &RET, 39).unwrap();
+    let mut two = site(73);
+    two.start = one.resume();
+    assert!(!one.clashes(&two) && !two.clashes(&one));
+    // Unless one returns into the other's inside.
+    two.start = one.end();
+    two.syscall = two.start;
+    assert!(two.interior().eq([one.resume()]));
+    assert!(one.clashes(&two) && two.clashes(&one));
+}
+
 /// Pieces of code to make pages of that have sites in them more often than chance would.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
