@@ -3,7 +3,6 @@
 //! Used for VMAs, PMAs and the pages of shared-memory objects. Plain data, no locks.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map;
 use std::ops::Range;
 
 /// A value that covers a range.
@@ -126,7 +125,9 @@ impl<V: Segment> IntervalMap<V> {
 
     /// Takes everything out of `range`, cutting ranges that cross its borders.
     pub fn take(&mut self, range: Range<u64>) -> Vec<(Range<u64>, V)> {
-        if range.is_empty() {
+        let touched =
+            || self.map.range(..range.end).next_back().is_some_and(|(_, e)| e.end > range.start);
+        if range.is_empty() || !touched() {
             return Vec::new();
         }
         self.split_at(range.start);
@@ -141,26 +142,26 @@ impl<V: Segment> IntervalMap<V> {
             return;
         }
         drop(self.take(range.clone()));
-        let Range { mut start, mut end } = range;
+        let Range { start, mut end } = range;
         let mut value = value;
-        if let Some(before) = self.map.range(..start).next_back().map(|(before, _)| *before)
-            && let btree_map::Entry::Occupied(mut slot) = self.map.entry(before)
-            && slot.get().end == start
-        {
-            match slot.get_mut().value.try_merge(start - before, value) {
-                Ok(()) => {
-                    value = slot.remove().value;
-                    start = before;
-                }
-                Err(back) => value = back,
-            }
-        }
         if let Some(after) = self.map.remove(&end) {
             match value.try_merge(end - start, after.value) {
                 Ok(()) => end = after.end,
                 Err(back) => {
                     self.map.insert(end, Entry { end: after.end, value: back });
                 }
+            }
+        }
+        // Most often a range grows at its end: then nothing is moved.
+        if let Some((before, entry)) = self.map.range_mut(..start).next_back()
+            && entry.end == start
+        {
+            match entry.value.try_merge(start - before, value) {
+                Ok(()) => {
+                    entry.end = end;
+                    return;
+                }
+                Err(back) => value = back,
             }
         }
         self.map.insert(start, Entry { end, value });
