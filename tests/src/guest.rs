@@ -4,6 +4,8 @@
 //! if everything was as Linux has it, natively as well as inside, and otherwise with one line on
 //! standard error. Being a guest, it contains assembly: `guest/registers.rs`, and nothing else.
 
+#[path = "guest/code.rs"]
+mod code;
 #[path = "guest/memory.rs"]
 mod memory;
 #[path = "guest/processes.rs"]
@@ -24,9 +26,11 @@ use std::process::ExitCode;
 const STORMS: &[(&str, fn())] = &[
     ("timer_signals", signals::timer_signals),
     ("queued_signals", signals::queued_signals),
+    ("interrupted_calls", signals::interrupted_calls),
     ("forks", processes::forks),
     ("spawns", processes::spawns),
     ("sudden_ends", processes::sudden_ends),
+    ("stops", processes::stops),
     ("threads", threads::threads),
     ("futexes", threads::futexes),
     ("maps", memory::maps),
@@ -35,6 +39,8 @@ const STORMS: &[(&str, fn())] = &[
     ("own_handlers", state::own_handlers),
     ("odd_stacks", state::odd_stacks),
     ("time_stamp_counter", state::time_stamp_counter),
+    ("changing_code", code::changing_code),
+    ("middle_jumps", code::middle_jumps),
 ];
 
 fn main() -> ExitCode {

@@ -102,9 +102,11 @@ macro_rules! storms {
 storms! {
     timer_signals,
     queued_signals,
+    interrupted_calls,
     forks,
     spawns,
     sudden_ends,
+    stops,
     threads,
     futexes,
     maps,
@@ -113,4 +115,6 @@ storms! {
     own_handlers,
     odd_stacks,
     time_stamp_counter,
+    changing_code,
+    middle_jumps,
 }

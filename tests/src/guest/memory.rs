@@ -172,12 +172,15 @@ pub(crate) fn write_faults() {
         for round in 0..ROUNDS {
             for at in 0..PAGES {
                 let value = round << 32 | at as u64;
+                let state = State::random(&mut chance);
+                registers::increment(&state, base + at * PAGE + 64);
                 fill(base, at, value);
                 // SAFETY: this thread's own page, readable by now.
-                assert_eq!(unsafe { word(base + at * PAGE).read_volatile() }, value);
+                unsafe {
+                    assert_eq!(word(base + at * PAGE).read_volatile(), value);
+                    assert_eq!(word(base + at * PAGE + 64).read_volatile(), round + 1);
+                }
             }
-            let state = State::random(&mut chance);
-            registers::compute(&state, 1_000);
             assert_eq!(FAULTS.get(), (round + 1) * PAGES as u64, "as many faults as pages");
             let prot = if round % 2 == 0 { libc::PROT_READ } else { libc::PROT_NONE };
             protect(base, PAGES * PAGE, prot);

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::registers::{self, State};
 use crate::sys::{self, Chance, fork, reap};
 
 /// Runs `work` in as many processes at once, each with one thread.
@@ -34,7 +35,7 @@ fn exec(path: &std::ffi::CStr, arguments: &[&std::ffi::CStr]) -> i32 {
 /// memory of its parent and changes it, which the parent does not see.
 pub(crate) fn forks() {
     in_processes(8, |seed| {
-        const CHILDREN: u64 = 150;
+        const CHILDREN: u64 = 500;
         let mut chance = Chance::new(seed);
         let mut memory: Vec<u64> = (0..4096).map(|n| seed << 32 | n).collect();
         let mut done = 0;
@@ -185,5 +186,57 @@ pub(crate) fn sudden_ends() {
             };
             assert_eq!(reap(child), expected, "round {round}, way {way}");
         }
+    });
+}
+
+/// Processes that are stopped and continued while they sleep, wait, compute and call: nothing is
+/// interrupted that the program would notice, and no register changes.
+pub(crate) fn stops() {
+    registers::find_out();
+    in_processes(4, |seed| {
+        let mut pipe = [0; 2];
+        // SAFETY: two numbers are written.
+        assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+        let child = fork(|| {
+            let mut chance = Chance::new(seed);
+            // SAFETY: no arguments.
+            let parent = unsafe { libc::getppid() };
+            loop {
+                let state = State::random(&mut chance);
+                registers::compute(&state, 5_000);
+                registers::calls(&state, 20, parent);
+                let nap = libc::timespec { tv_sec: 0, tv_nsec: 300_000 };
+                let mut poll = libc::pollfd { fd: pipe[0], events: libc::POLLIN, revents: 0 };
+                let mut byte = 0u8;
+                // SAFETY: all pointers are valid. Stops restart these calls, they do not end them.
+                unsafe {
+                    assert_eq!(libc::nanosleep(&nap, std::ptr::null_mut()), 0);
+                    let ready = libc::poll(&mut poll, 1, 1);
+                    assert!(ready == 0 || ready == 1, "poll: errno {}", sys::errno());
+                    if ready == 1 {
+                        assert_eq!(libc::read(pipe[0], (&raw mut byte).cast(), 1), 1);
+                        return i32::from(byte);
+                    }
+                }
+            }
+        });
+        let mut chance = Chance::new(seed + 100);
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_micros(chance.below(1_500)));
+            let mut status = 0;
+            // SAFETY: a child that has not ended; `status` is valid.
+            unsafe {
+                assert_eq!(libc::kill(child, libc::SIGSTOP), 0);
+                assert_eq!(libc::waitpid(child, &mut status, libc::WUNTRACED), child);
+                assert!(libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGSTOP);
+                assert_eq!(libc::kill(child, libc::SIGCONT), 0);
+                assert_eq!(libc::waitpid(child, &mut status, libc::WCONTINUED), child);
+                assert!(libc::WIFCONTINUED(status), "status {status:#x}");
+            }
+        }
+        let code = 55u8;
+        // SAFETY: one byte.
+        assert_eq!(unsafe { libc::write(pipe[1], (&raw const code).cast(), 1) }, 1);
+        assert_eq!(reap(child), i32::from(code));
     });
 }

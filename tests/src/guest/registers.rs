@@ -222,6 +222,25 @@ macro_rules! calls_body {
     };
 }
 
+/// `exceptions`: instructions that raise SIGILL, SIGTRAP and SIGFPE, until the counter is zero. The
+/// handler skips the first and the last.
+macro_rules! exceptions_body {
+    () => {
+        "2: ud2
+        int3
+        div byte ptr [rsp + 16]
+        dec qword ptr [rsp]
+        jnz 2b"
+    };
+}
+
+/// `write`: one write to where r15 points.
+macro_rules! write_body {
+    () => {
+        "add qword ptr [r15], 1"
+    };
+}
+
 /// A function that fills the registers from its first argument, does `body`, and stores them to its
 /// second. Its stack: the third argument, the second, the fourth, the result.
 macro_rules! hold {
@@ -289,6 +308,39 @@ hold!(compute_256, 256, compute_body);
 hold!(calls_512, 512, calls_body, flags = FLAGS, mask = FLAGS_MASK, call = libc::SYS_getppid);
 hold!(calls_256, 256, calls_body, flags = FLAGS, mask = FLAGS_MASK, call = libc::SYS_getppid);
 
+hold!(exceptions_512, 512, exceptions_body);
+hold!(exceptions_256, 256, exceptions_body);
+hold!(write_512, 512, write_body);
+hold!(write_256, 256, write_body);
+
+/// Fills all registers, executes `ud2`, `int3` and a division by zero `rounds` times, and looks at
+/// them. Handlers must skip [`UD2_LEN`] and [`DIV_LEN`] bytes.
+#[track_caller]
+pub(crate) fn exceptions(state: &State, rounds: u64) {
+    let mut now = *state;
+    let hold = if wide() { exceptions_512 } else { exceptions_256 };
+    // SAFETY: both states are valid, and the processor has the registers.
+    unsafe { hold(state, &mut now, rounds, 0) };
+    state.assert_same(&now, "raising exceptions");
+}
+
+/// Length of `ud2`.
+pub(crate) const UD2_LEN: i64 = 2;
+/// Length of the division in [`exceptions`].
+pub(crate) const DIV_LEN: i64 = 4;
+
+/// Fills all registers and adds 1 to the word at `at`, which a handler may have to make writable.
+#[track_caller]
+pub(crate) fn increment(state: &State, at: usize) {
+    let mut from = *state;
+    from.general[14] = at as u64;
+    let mut now = from;
+    let hold = if wide() { write_512 } else { write_256 };
+    // SAFETY: as above; the word is the caller's.
+    unsafe { hold(&from, &mut now, 0, 0) };
+    from.assert_same(&now, "writing");
+}
+
 /// getppid(2) with this stack pointer, which the call has no use for.
 pub(crate) fn call_with_stack_at(stack: u64) -> i64 {
     let result: i64;
@@ -346,12 +398,6 @@ pub(crate) fn time_stamp() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// An instruction that does not exist, two bytes long.
-pub(crate) fn illegal_instruction() {
-    // SAFETY: the caller handles the signal that it raises.
-    unsafe { asm!("ud2") };
-}
-
 /// Length of the instruction in [`load_from`] that loads.
 pub(crate) const LOAD_LEN: i64 = 3;
 
@@ -359,4 +405,22 @@ pub(crate) const LOAD_LEN: i64 = 3;
 pub(crate) fn load_from(at: usize) {
     // SAFETY: the caller handles the signal that it may raise.
     unsafe { asm!("mov rax, [rdi]", in("rdi") at, out("rax") _, options(nostack)) };
+}
+
+/// Calls code that makes the system call `number`, without arguments, and returns.
+pub(crate) fn call_code(at: usize, number: i64) -> i64 {
+    let result: i64;
+    // SAFETY: the caller has put code there that changes what a system call changes, and rdx.
+    unsafe {
+        asm!(
+            "call {at}",
+            at = in(reg) at,
+            inlateout("rax") number => result,
+            in("rdi") 0,
+            out("rdx") _,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    result
 }

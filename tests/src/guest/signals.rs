@@ -188,3 +188,97 @@ pub(crate) fn queued_signals() {
     threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
     assert!(!DISORDER.load(Ordering::Relaxed), "signals overtook each other");
 }
+
+/// Bytes that each reader gets.
+const BYTES: u32 = 300;
+
+/// Waiting calls that are interrupted all the time: restarted where the handler says so, and ended
+/// with EINTR where not; nothing is lost, and time-outs are kept.
+pub(crate) fn interrupted_calls() {
+    registers::find_out();
+    sys::handle(libc::SIGUSR1, tick, libc::SA_RESTART);
+    sys::handle(libc::SIGUSR2, tick, 0);
+    let threads = (0..4u64).map(|seed| {
+        std::thread::spawn(move || {
+            let restart = seed % 2 == 0;
+            let mut pipe = [0; 2];
+            // SAFETY: two numbers are written.
+            assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+            let done = Arc::new(AtomicBool::new(false));
+            let tid = sys::gettid();
+            let reader_done = done.clone();
+            let signo = if restart { libc::SIGUSR1 } else { libc::SIGUSR2 };
+            let writer = std::thread::spawn(move || {
+                let mut chance = Chance::new(seed);
+                for n in 0..BYTES {
+                    for _ in 0..chance.below(6) {
+                        // SAFETY: plain numbers; the thread waits for this one.
+                        let r =
+                            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signo) };
+                        assert_eq!(r, 0);
+                        std::thread::sleep(std::time::Duration::from_micros(chance.below(150)));
+                    }
+                    let byte = n as u8;
+                    // SAFETY: one byte.
+                    assert_eq!(unsafe { libc::write(pipe[1], (&raw const byte).cast(), 1) }, 1);
+                }
+                // Until the reader is through with its naps.
+                while !reader_done.load(Ordering::Relaxed) {
+                    // SAFETY: as above.
+                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signo) };
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
+            });
+            let mut interrupted = 0;
+            for n in 0..BYTES {
+                let mut byte = 0u8;
+                loop {
+                    // SAFETY: one byte.
+                    let got = unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) };
+                    if got == 1 {
+                        break;
+                    }
+                    assert_eq!((got, sys::errno(), restart), (-1, libc::EINTR, false));
+                    interrupted += 1;
+                }
+                assert_eq!(byte, n as u8);
+            }
+            assert!(restart || interrupted > 0, "no call was interrupted");
+            // Calls with a time-out are not restarted after a handler, whatever it says.
+            let word = std::sync::atomic::AtomicU32::new(0);
+            for _ in 0..20 {
+                let nap = libc::timespec { tv_sec: 0, tv_nsec: 3_000_000 };
+                let start = std::time::Instant::now();
+                // SAFETY: all pointers are valid.
+                let (r, errno) = unsafe {
+                    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+                    let r = libc::syscall(libc::SYS_futex, word.as_ptr(), wait, 0, &raw const nap);
+                    (r, sys::errno())
+                };
+                let took = start.elapsed();
+                assert_eq!(r, -1, "a futex with a time-out");
+                match errno {
+                    libc::ETIMEDOUT => {
+                        assert!(took >= std::time::Duration::from_millis(3), "{took:?}");
+                    }
+                    errno => assert_eq!(errno, libc::EINTR, "a futex with a time-out"),
+                }
+                // Sleep tells what is left.
+                let start = std::time::Instant::now();
+                let mut left = nap;
+                // SAFETY: the structure is valid.
+                while unsafe { libc::nanosleep(&left, &mut left) } == -1 {
+                    assert_eq!(sys::errno(), libc::EINTR);
+                }
+                let took = start.elapsed();
+                assert!(took >= std::time::Duration::from_millis(3), "{took:?}");
+            }
+            done.store(true, Ordering::Relaxed);
+            writer.join().unwrap();
+            // SAFETY: this thread's own descriptors.
+            unsafe { pipe.iter().for_each(|&fd| assert_eq!(libc::close(fd), 0)) };
+        })
+    });
+    threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(UNCLEAN.load(Ordering::Relaxed), 0, "handlers started with registers of others");
+}

@@ -30,10 +30,13 @@ thread_local! {
     static SIGNALS: Cell<u64> = const { Cell::new(0) };
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
+static AFTER: u64 = 4711;
 static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
 
+/// Looks where the base of GS points, and leaves it pointing at another word.
 extern "C" fn look_at_gs(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     SEEN.set(registers::gs_word());
+    arch_prctl(ARCH_SET_GS, &raw const AFTER as u64);
     SIGNALS.set(SIGNALS.get() + 1);
 }
 
@@ -61,7 +64,9 @@ pub(crate) fn gs_base() {
                 assert_eq!(registers::gs_word(), *word, "after calls");
                 signal_self(libc::SIGUSR1);
                 assert_eq!((SEEN.get(), SIGNALS.get()), (*word, round as u64 + 1), "in a handler");
-                assert_eq!(registers::gs_word(), *word, "after a signal");
+                // Frames do not hold it.
+                assert_eq!(registers::gs_word(), AFTER, "after a signal");
+                arch_prctl(ARCH_SET_GS, base);
                 registers::compute(&State::random(&mut chance), 2_000);
                 assert_eq!(registers::gs_word(), *word, "after computing");
                 let mut got = 0u64;
@@ -84,7 +89,14 @@ extern "C" fn count(signo: i32, info: *mut libc::siginfo_t, context: *mut libc::
     };
     let right = match signo {
         libc::SIGSYS => code == SI_TKILL,
-        libc::SIGILL => address == context.uc_mcontext.gregs[libc::REG_RIP as usize] as usize,
+        // ILL_ILLOPN, FPE_INTDIV.
+        libc::SIGILL | libc::SIGFPE => {
+            let code_right = code == if signo == libc::SIGILL { 2 } else { 1 };
+            let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize];
+            code_right && address == rip as usize
+        }
+        // Of `int3`: SI_KERNEL, and no address.
+        libc::SIGTRAP => code == 0x80 && address == 0,
         _ => code == 1 && address == NOWHERE,
     };
     if !right || (len != 0) != (here.wrapping_sub(base) < len) {
@@ -92,8 +104,9 @@ extern "C" fn count(signo: i32, info: *mut libc::siginfo_t, context: *mut libc::
     }
     SIGNALS.set(SIGNALS.get() + 1);
     let skip = match signo {
-        libc::SIGSYS => 0,
-        libc::SIGILL => 2,
+        libc::SIGSYS | libc::SIGTRAP => 0,
+        libc::SIGILL => registers::UD2_LEN,
+        libc::SIGFPE => registers::DIV_LEN,
         // The load in `touch`.
         _ => LOAD.get(),
     };
@@ -124,7 +137,7 @@ fn use_stack(base: usize, len: usize) {
 /// and what becomes of SIGSYS when it is ignored, blocked or left alone.
 pub(crate) fn own_handlers() {
     registers::find_out();
-    for signo in [libc::SIGSYS, libc::SIGSEGV, libc::SIGILL] {
+    for signo in [libc::SIGSYS, libc::SIGSEGV, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE] {
         sys::handle(signo, count, libc::SA_ONSTACK);
     }
     let threads = (0..4u64).map(|seed| {
@@ -141,9 +154,10 @@ pub(crate) fn own_handlers() {
                 }
                 signal_self(libc::SIGSYS);
                 touch();
-                registers::illegal_instruction();
-                assert_eq!(SIGNALS.get(), (round + 1) * 3, "each signal is handled once");
-                registers::calls(&State::random(&mut chance), 5, parent);
+                let state = State::random(&mut chance);
+                registers::exceptions(&state, 2);
+                assert_eq!(SIGNALS.get(), (round + 1) * 8, "each signal is handled once");
+                registers::calls(&state, 5, parent);
             }
             use_stack(0, 0);
         })
