@@ -12,7 +12,7 @@
 //! each of its directories again.
 //!
 //! Host descriptors of regular files stay open for the next open of the same inode, up to
-//! [`MAX_OPEN`] of them.
+//! [`MAX_OPEN`] of them, or a fraction of what a process may have open here.
 //!
 //! Ownership: a new file gets the guest's uid and gid if the gofer may give it away, else it
 //! belongs to the gofer's user, as on a squashing NFS server.
@@ -47,7 +47,10 @@ use inode::GoferInode;
 /// How long what was just learnt about a shared export may be used, in nanoseconds.
 const FRESH_NS: u64 = 1_000_000;
 /// Host descriptors that are kept open in case the file is opened again.
-const MAX_OPEN: usize = 512;
+const MAX_OPEN: usize = 4096;
+/// The gofer may hold as many nodes as its process may have descriptors; the Sentry, with the same
+/// limit, keeps this fraction of an export's share of them.
+const OPEN_FRACTION: usize = 4;
 /// Directory entries that all cached listings together may hold.
 const MAX_LISTED: usize = 100_000;
 
@@ -63,6 +66,7 @@ pub struct GoferFs {
     /// Nodes in the gofer that inodes hold, and how many of them are fine.
     handles: AtomicUsize,
     max_handles: usize,
+    max_open: usize,
     /// All inodes in use, by host device and inode number.
     inodes: Mutex<HashMap<(u64, u64), Weak<GoferInode>>>,
     /// Inodes with descriptors that are kept, oldest first.
@@ -104,6 +108,7 @@ impl GoferFs {
             root: Mutex::new(None),
             handles: AtomicUsize::new(0),
             max_handles,
+            max_open: (max_handles / OPEN_FRACTION).min(MAX_OPEN),
             inodes: Mutex::default(),
             open: Mutex::default(),
             listed: Mutex::default(),
@@ -148,7 +153,7 @@ impl GoferFs {
         let old = {
             let mut open = self.open.lock();
             open.push_back(inode.clone());
-            if open.len() > MAX_OPEN { open.pop_front() } else { None }
+            if open.len() > self.max_open { open.pop_front() } else { None }
         };
         if let Some(old) = old.and_then(|o| o.upgrade()) {
             old.close_unused();
