@@ -61,6 +61,10 @@ impl MemoryManager {
         let Fault { addr, access, bus } = *fault;
         let mut st = self.state.write();
         if bus {
+            // The vDSO's data has pages for what this machine does not have.
+            if st.vmas.get(addr).is_some_and(|(_, vma)| vma.is_special()) {
+                return Err(FaultError::Signal { signo: libc::SIGBUS, code: BUS_ADRERR, addr });
+            }
             // The host found no page where we had mapped one.
             match st.pmas.get(addr).map(|(_, pma)| &pma.memory) {
                 Some(Memory::Host { .. }) => {

@@ -97,6 +97,20 @@ fn host_object(content: &[u8]) -> (File, Arc<HostObject>) {
 }
 
 #[test]
+fn a_page_that_the_hosts_vdso_data_lacks_is_a_bus_error() {
+    let ctx = context(1 << 20);
+    let mm = new_mm(&ctx);
+    let addr = 0x10_0000;
+    let flags = vma::VmFlags::READ;
+    let vvar = Vma { flags, backing: None, name: vma::VmaName::Vvar };
+    mm.state.write().put_vma(addr..addr + PAGE, vvar);
+    let fault = platform::Fault { addr, access: platform::Prot::READ, bus: true };
+    assert_eq!(mm.handle_fault(&fault), Err(bus(addr)));
+    // A page that the stub had not mapped yet is there now.
+    assert_eq!(mm.handle_fault(&platform::Fault { bus: false, ..fault }), Ok(()));
+}
+
+#[test]
 fn anonymous_memory_is_zero_and_keeps_what_is_written() {
     let ctx = context(64 << 20);
     let before = ctx.memory.allocate(PAGE);
