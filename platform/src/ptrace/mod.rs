@@ -86,7 +86,7 @@ impl PtracePlatform {
     /// no seccomp, no more processes.
     pub fn new(file: Arc<MemoryFile>) -> Result<Arc<PtracePlatform>, Error> {
         let vdso = Vdso::find();
-        let layout = Layout { base: stub_base(vdso.as_ref()) };
+        let layout = Layout { base: USER_END - Layout::LEN };
         let commands = page(&file)?;
         let (reader, lifeline) = sys::pipe()?;
         let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
@@ -141,15 +141,6 @@ impl Platform for PtracePlatform {
 
 fn page(file: &Arc<MemoryFile>) -> Result<Frames, Error> {
     file.allocate(PAGE_SIZE).ok_or_else(|| Error::host("a command page", libc::ENOMEM))
-}
-
-/// The stub's range: at the very end of user space, unless the host put its vDSO there.
-fn stub_base(vdso: Option<&Vdso>) -> u64 {
-    let base = USER_END - Layout::LEN;
-    match vdso {
-        Some(vdso) if vdso.start() + vdso.len() > base => vdso.start() - Layout::LEN,
-        _ => base,
-    }
 }
 
 /// The extended state of a fresh program, and XCR0. The template tells the size.

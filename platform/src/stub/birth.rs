@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::sys::{self, Tid};
+use super::vdso::Vdso;
 use crate::{Error, PAGE_SIZE};
 
 /// Bytes of the stack on which the child sets itself up.
@@ -59,6 +60,8 @@ struct Plan<'a> {
     filter: libc::sock_fprog,
     /// Become descriptors 0, 1, 2 and 3.
     fds: [RawFd; 4],
+    /// Where the vDSO's parts are, where they are to be, and their lengths.
+    vdso: &'a [(u64, u64, u64)],
     /// Where the intermediate process leaves the template's id, or a negative errno.
     child: i64,
 }
@@ -100,7 +103,8 @@ pub(crate) fn template(template: &mut Template<'_>) -> Result<Tid, Error> {
     };
     let [a, b, c] = template.fds;
     let fds = [a, b, c, child_ready.as_raw_fd()];
-    let mut plan = Plan { template, filter, fds, child: 0 };
+    let vdso = Vdso::find().map_or_else(Vec::new, |vdso| vdso.moves());
+    let mut plan = Plan { template, filter, fds, vdso: &vdso, child: 0 };
     let mut stack = vec![0u128; STACK_LEN / 16];
     // Two steps: a child that shares our memory loses the restartable-sequence area that libc
     // registered, which a plain fork would inherit and the host would go on writing to.
@@ -187,6 +191,9 @@ unsafe fn set_up(plan: &Plan<'_>) -> Result<(), Step> {
         let traceable = libc::c_ulong::from(plan.template.traceable);
         // Otherwise the Sentry could not trace it after a change of user ids.
         check(libc::prctl(libc::PR_SET_DUMPABLE, traceable, 0, 0, 0) == 0, Step::Capabilities)?;
+        for &(from, to, len) in plan.vdso {
+            check(move_vdso(from, to, len), Step::Memory)?;
+        }
         for page in plan.template.pages {
             check(map(page), Step::Memory)?;
         }
@@ -275,6 +282,16 @@ unsafe fn install(handlers: Handlers) -> bool {
             libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0usize, 8usize) == 0
         }
     })
+}
+
+/// Moves a part of the vDSO to where stubs have it. Each is a mapping of its own.
+unsafe fn move_vdso(from: u64, to: u64, len: u64) -> bool {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: this process asks for the time by the vDSO no more, and hosts put nothing at `to`.
+    unsafe {
+        let to = to as *mut libc::c_void;
+        libc::mremap(from as *mut _, len as usize, len as usize, flags, to) == to
+    }
 }
 
 /// Maps and fills one of the stub's own pages.

@@ -1,4 +1,5 @@
-//! Where the host put vvar and vDSO in this process, and so in its stubs.
+//! Where the host put vvar and vDSO in this process, and where stubs have them: elsewhere, because
+//! guests can read the commands that move them, and must not learn where the Sentry's memory is.
 
 use std::sync::OnceLock;
 
@@ -8,12 +9,17 @@ use crate::VdsoImage;
 /// inherit the finding.
 static FOUND: OnceLock<Option<Vdso>> = OnceLock::new();
 
+/// Where blank stubs have the first of them. Hosts put nothing there.
+const HOME: u64 = 0x10_0000_0000;
+
 /// The host's special mappings, in address order. The last one is the vDSO, what comes before is
 /// data that it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vdso {
-    /// (Address, length).
+    /// (Address, length) in blank stubs.
     pub(crate) parts: Vec<(u64, u64)>,
+    /// Address of the first of them in this process.
+    host: u64,
 }
 
 impl Vdso {
@@ -42,11 +48,17 @@ impl Vdso {
             }
         }
         let in_one_piece = parts.windows(2).all(|w| w[0].0 + w[0].1 == w[1].0);
-        (in_one_piece && parts.len() > 1 && code == parts.last().map(|p| p.0))
-            .then_some(Vdso { parts })
+        if !in_one_piece || parts.len() < 2 || code != parts.last().map(|p| p.0) {
+            return None;
+        }
+        let host = parts.first()?.0;
+        for (start, _) in &mut parts {
+            *start = *start - host + HOME;
+        }
+        Some(Vdso { parts, host })
     }
 
-    /// First address.
+    /// First address in blank stubs.
     pub(crate) fn start(&self) -> u64 {
         self.parts.first().map_or(0, |p| p.0)
     }
@@ -56,13 +68,19 @@ impl Vdso {
         self.parts.iter().map(|p| p.1).sum()
     }
 
+    /// For a copy of this process that is to become a stub: where each part is, where it is to be,
+    /// and its length.
+    pub(crate) fn moves(&self) -> Vec<(u64, u64, u64)> {
+        self.parts.iter().map(|&(to, len)| (to - self.start() + self.host, to, len)).collect()
+    }
+
     pub(crate) fn image(&self) -> Option<VdsoImage> {
         let &(code, code_len) = self.parts.last()?;
         Some(VdsoImage {
             vvar_base: self.start(),
             vvar_len: code - self.start(),
             code_len,
-            sentry_code: code as *const u8,
+            sentry_code: (code - self.start() + self.host) as *const u8,
         })
     }
 }
@@ -79,16 +97,17 @@ mod tests {
 7f2f9e585000-7f2f9e587000 r-xp 00000000 00:00 0                          [vdso]
 7f2f9e587000-7f2f9e588000 r--p 00000000 fe:00 325843                     /lib/ld.so
 ";
-        let image = Vdso::parse(new).unwrap().image().unwrap();
-        assert_eq!(
-            (image.vvar_base, image.vvar_len, image.code_len),
-            (0x7f2f_9e57_f000, 0x6000, 0x2000)
-        );
+        let vdso = Vdso::parse(new).unwrap();
+        let image = vdso.image().unwrap();
+        assert_eq!((image.vvar_base, image.vvar_len, image.code_len), (HOME, 0x6000, 0x2000));
+        assert_eq!(image.sentry_code as u64, 0x7f2f_9e58_5000);
+        assert_eq!(vdso.moves()[1], (0x7f2f_9e58_3000, HOME + 0x4000, 0x2000));
         let old = "\
 7ffd1000-7ffd5000 r--p 00000000 00:00 0                          [vvar]
 7ffd5000-7ffd6000 r-xp 00000000 00:00 0                          [vdso]
 ";
-        assert_eq!(Vdso::parse(old).unwrap().parts, [(0x7ffd_1000, 0x4000), (0x7ffd_5000, 0x1000)]);
+        let parts = Vdso::parse(old).unwrap().parts;
+        assert_eq!(parts, [(HOME, 0x4000), (HOME + 0x4000, 0x1000)]);
     }
 
     #[test]
