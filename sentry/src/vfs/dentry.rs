@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::Inode;
 
 /// How many dentries the cache keeps.
-pub const MAX_CACHED: usize = 1 << 16;
+pub const MAX_CACHED: usize = 1 << 17;
 /// How many entries of the queue one insertion looks at.
 const SHRINK_STEP: usize = 8;
 
