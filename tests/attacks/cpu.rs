@@ -16,6 +16,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::once("code_of_32_bits", Ends::Somehow, code_of_32_bits),
     Attack::once("floating_point", Ends::Well, floating_point),
     Attack::once("no_stack", Ends::Well, no_stack),
+    Attack::once("stack_in_the_stub", Ends::Somehow, stack_in_the_stub),
     Attack::once("bad_instructions", Ends::Well, bad_instructions),
 ];
 
@@ -209,17 +210,29 @@ fn floating_point(attacker: &Attacker, _: u64) {
     }
 }
 
-/// Calls and faults with a stack pointer that points nowhere, or to what is not ours.
-fn no_stack(attacker: &Attacker, _: u64) {
-    // mov eax, 39; syscall; mov ebx, 5; mov eax, 39; syscall; ud2
-    let at = code(&[
-        0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xbb, 5, 0, 0, 0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x0b,
-    ]);
+/// `mov eax, 39; syscall; mov ebx, 5; mov eax, 39; syscall; ud2`
+const CALLS: &[u8] =
+    &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xbb, 5, 0, 0, 0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x0b];
+
+/// Calls and faults with a stack pointer into the stub's pages: what is there gets lost, the
+/// process perhaps, too.
+fn stack_in_the_stub(attacker: &Attacker, _: u64) {
+    let at = code(CALLS);
     let own = asm::gs_base();
-    let mut stacks =
-        vec![0, 1, 8, 0x7fff_ffff_ffff, 0x8000_0000_0000, u64::MAX, 0xffff_8000_0000_0000];
-    stacks.extend([own, own + 64, own.wrapping_add(0x8000), scratch() + 1]);
+    let mut stacks = vec![own, own + 64, own.wrapping_add(0x8000), own.wrapping_add(0x7000)];
     stacks.extend(probe::pages().into_iter().take(32));
+    for stack in stacks {
+        for _ in 0..3 {
+            attacker.catcher.jump(at, &Regs::all(0, stack));
+        }
+    }
+}
+
+/// Calls and faults with a stack pointer that points nowhere.
+fn no_stack(attacker: &Attacker, _: u64) {
+    let at = code(CALLS);
+    let mut stacks = vec![0, 1, 8, 0x7fff_ffff_ffff, 0x8000_0000_0000];
+    stacks.extend([u64::MAX, 0xffff_8000_0000_0000, scratch() + 1]);
     for stack in stacks {
         for _ in 0..3 {
             let caught = attacker.catcher.jump(at, &Regs::all(0, stack));

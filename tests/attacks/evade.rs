@@ -36,6 +36,15 @@ pub const ATTACKS: &[Attack] = &[
         limit: 250,
         body: in_loops,
     },
+    Attack {
+        name: "in_circles_through_the_stub",
+        ends: Ends::OrHangs,
+        items: || circles().len() as u64 * 3,
+        fresh: true,
+        limit: 250,
+        body: in_circles,
+    },
+    Attack { limit: 1000, ..Attack::once("on_a_siblings_page", Ends::OrHangs, siblings_page) },
     Attack::once("nobody_waits_for_it", Ends::Well, others_go_on),
 ];
 
@@ -226,6 +235,63 @@ fn in_loops(attacker: &Attacker, item: u64) {
     attacker.catcher.jump(at, &regs);
 }
 
+/// Instructions of the stub that go wherever a register or memory says: `iretq`, `ret`, and indirect
+/// jumps.
+fn circles() -> Vec<u64> {
+    let mut all = probe::find_bytes(&[0x48, 0xcf]);
+    for jump in [&[0x65u8, 0xff, 0x24, 0x25][..], &[0xff, 0x24, 0x25], &[0xff, 0x25], &[0xc3]] {
+        all.extend(probe::find_bytes(jump));
+    }
+    for register in 0..8 {
+        all.extend(probe::find_bytes(&[0xff, 0xe0 + register]));
+        all.extend(probe::find_bytes(&[0xff, 0x20 + register]));
+    }
+    all.truncate(40);
+    all
+}
+
+/// Enters an instruction that leads to itself, for ever.
+fn circle(catcher: &Catcher, at: u64, registers: u64) -> super::catch::Caught {
+    let memory = scratch() + 8192;
+    for slot in 0..512 {
+        catch::store(memory + slot * 8, at);
+    }
+    // What `iretq` takes: rip, cs, rflags, rsp, ss.
+    let frame = memory + 4096;
+    for (slot, word) in [at, 0x33, 0x202, frame, 0x2b].into_iter().enumerate() {
+        catch::store(frame + slot as u64 * 8, word);
+    }
+    if registers != 2 {
+        asm::set_gs_base(memory);
+    }
+    let value = if registers == 0 { memory } else { at };
+    catcher.jump(at, &Regs::all(value, frame))
+}
+
+fn in_circles(attacker: &Attacker, item: u64) {
+    block_all();
+    circle(&attacker.catcher, circles()[item as usize / 3], item % 3);
+}
+
+/// Has GS point to the page of a sibling that sleeps, and keeps filling that with ones: whatever the
+/// stub waits for there, it has patience.
+fn siblings_page(_: &Attacker, _: u64) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(asm::gs_base());
+        super::share::doze(3_600_000);
+    });
+    let Ok(page) = receiver.recv() else { return };
+    super::share::doze(20);
+    asm::set_gs_base(page);
+    loop {
+        for at in (page..page + PAGE).step_by(8) {
+            catch::store(at, u64::MAX);
+        }
+        asm::getpid_loop(100);
+    }
+}
+
 /// While a thread loops with all tricks, its siblings' calls that change memory, and changes to a
 /// file that it has mapped, must not wait for it.
 fn others_go_on(attacker: &Attacker, _: u64) {
@@ -248,7 +314,12 @@ fn others_go_on(attacker: &Attacker, _: u64) {
             for _ in 0..2 {
                 std::thread::spawn(|| {
                     block_all();
-                    asm::set_gs_base(0);
+                    match probe::find_bytes(&[0x48, 0xcf]).first() {
+                        Some(&iretq) => {
+                            circle(&Catcher::install(), iretq, 0);
+                        }
+                        None => asm::set_gs_base(0),
+                    }
                     spin()
                 });
             }
