@@ -90,7 +90,24 @@ fn installed(program: &str) -> bool {
 pub(crate) struct Started {
     /// The command, not yet started.
     pub(crate) command: Command,
-    _bundle: Option<tempfile::TempDir>,
+    _container: Option<Container>,
+}
+
+/// What an OCI runtime was given; gone without a trace once this is dropped.
+struct Container {
+    runtime: String,
+    options: Vec<String>,
+    id: String,
+    _bundle: tempfile::TempDir,
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // A runtime that was killed has left its notes and cgroups behind.
+        let mut delete = Command::new(&self.runtime);
+        delete.args(&self.options).args(["delete", "--force", &self.id]);
+        let _ = delete.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
 }
 
 impl Place {
@@ -127,7 +144,7 @@ impl Place {
     /// A command that runs `args` there, with the folder of `guest` in sight and a writable /tmp.
     pub(crate) fn command(&self, guest: &Path, args: &[&str]) -> Result<Started> {
         let folder = guest.parent().unwrap_or(Path::new("/"));
-        let mut bundle = None;
+        let mut container = None;
         let mut command;
         match &self.kind {
             Kind::Native => {
@@ -163,15 +180,16 @@ impl Place {
                 command.args(["-r", "/"]).args(args);
             }
             Kind::Oci { runtime, options } => {
-                let dir = tempfile::tempdir()?;
-                oci_bundle(dir.path(), folder, args)?;
+                let bundle = tempfile::tempdir()?;
+                oci_bundle(bundle.path(), folder, args)?;
+                let id = format!("rsentry-bench-{}-{}", std::process::id(), unique());
                 command = Command::new(runtime);
-                command.args(options).args(["run", "--bundle"]).arg(dir.path());
-                command.arg(format!("rsentry-bench-{}-{}", std::process::id(), unique()));
-                bundle = Some(dir);
+                command.args(options).args(["run", "--bundle"]).arg(bundle.path()).arg(&id);
+                let (runtime, options) = (runtime.clone(), options.clone());
+                container = Some(Container { runtime, options, id, _bundle: bundle });
             }
         }
-        Ok(Started { command, _bundle: bundle })
+        Ok(Started { command, _container: container })
     }
 }
 
