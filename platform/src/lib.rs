@@ -19,8 +19,11 @@ mod arch;
 mod choose;
 pub mod memory_file;
 pub mod mock;
+pub mod notify;
 pub mod ptrace;
 mod stub;
+#[cfg(test)]
+mod tests;
 pub mod usercopy;
 
 pub use choose::{Choice, Opened, open};
@@ -31,7 +34,17 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// The general-purpose registers of a guest thread, laid out as `struct user_regs_struct`
 /// (`arch/x86/include/asm/user_64.h`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+)]
 #[repr(C)]
 #[allow(missing_docs)] // The names are the hardware's.
 pub struct Registers {

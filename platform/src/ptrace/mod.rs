@@ -44,9 +44,6 @@ use held::Layout;
 use stub::Stubs;
 use template::Template;
 
-#[cfg(test)]
-mod tests;
-
 /// One past the highest user address of Linux on x86-64 with four-level page tables
 /// (`TASK_SIZE_MAX`).
 const USER_END: u64 = 0x7fff_ffff_f000;
@@ -105,6 +102,14 @@ impl PtracePlatform {
                 _lifeline: lifeline,
             }),
         }))
+    }
+}
+
+#[cfg(test)]
+impl PtracePlatform {
+    /// The template's process id.
+    pub(crate) fn template(&self) -> crate::stub::sys::Tid {
+        self.shared.template.lock().pid()
     }
 }
 

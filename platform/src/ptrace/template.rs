@@ -8,7 +8,7 @@
 //! for the same libraries are mapped again and again; it is closed when the next file arrives after
 //! that, or when the table is full.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use super::held::{Held, Layout};
@@ -17,6 +17,7 @@ use crate::arch::filter::{self, CLONE_PROCESS, CLONE_THREAD};
 use crate::arch::stub::{self, Command, FD_DONATIONS, FD_MEMORY};
 use crate::memory_file::Frames;
 use crate::stub::birth;
+use crate::stub::message::{self, CONTROL_LEN, CONTROL_USED};
 use crate::{Error, PAGE_SIZE};
 
 /// Most donated descriptors in the table; more than a batch of commands can need at once.
@@ -30,10 +31,6 @@ const MSG_FLAGS: u64 = MSG + 48;
 const IOV: u64 = 64;
 const DATA: u64 = 96;
 const CONTROL: u64 = 128;
-/// `CMSG_SPACE(sizeof(int))`.
-const CONTROL_LEN: u64 = 24;
-/// `CMSG_LEN(sizeof(int))`.
-const CONTROL_USED: u64 = 20;
 
 /// The template process and its descriptors. Behind a lock: one user at a time.
 pub(super) struct Template {
@@ -65,7 +62,7 @@ impl Template {
         lifeline: &OwnedFd,
     ) -> Result<Template, Error> {
         use std::os::fd::AsFd as _;
-        let (socket, other_end) = socket_pair()?;
+        let (socket, other_end) = message::socket_pair()?;
         let memory = commands.file().as_fd().as_raw_fd();
         let pid = birth::template(&mut birth::Template {
             pages: &[
@@ -247,7 +244,7 @@ impl TemplateHold<'_> {
         let scratch = self.template.layout.scratch();
         self.held.note(|tid| sys::poke(tid, scratch + MSG_CONTROL_LEN, CONTROL_LEN))?;
         self.held.note(|tid| sys::poke(tid, scratch + MSG_FLAGS, 0))?;
-        send_descriptor(&self.template.socket, file)?;
+        message::send(&self.template.socket, &[0], Some(file))?;
         let command = Command::new(libc::SYS_recvmsg, [FD_DONATIONS, scratch + MSG, 0, 0, 0, 0]);
         let received = self.held.call_checked("recvmsg in the template", command);
         let word = |at| sys::peek(self.held.tid(), scratch + at).ok_or(Error::StubGone);
@@ -295,40 +292,6 @@ fn map_commands(layout: Layout, commands: &Frames) -> Command {
             commands.offset(),
         ],
     )
-}
-
-fn socket_pair() -> Result<(OwnedFd, OwnedFd), Error> {
-    let mut fds = [-1; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: plain system call with a live buffer; the new descriptors are nobody else's.
-    unsafe {
-        if libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) != 0 {
-            return Err(Error::last("socketpair"));
-        }
-        Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
-    }
-}
-
-fn send_descriptor(socket: &OwnedFd, file: &OwnedFd) -> Result<(), Error> {
-    let mut data = 0u8;
-    let mut iov = libc::iovec { iov_base: (&raw mut data).cast(), iov_len: 1 };
-    let mut control = [0u64; CONTROL_LEN as usize / 8];
-    // SAFETY: the header points at live buffers; the control buffer has room for one descriptor
-    // and is aligned for a cmsghdr.
-    let sent = unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        message.msg_iov = &mut iov;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = CONTROL_LEN as usize;
-        let header = libc::CMSG_FIRSTHDR(&message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = CONTROL_USED as usize;
-        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file.as_raw_fd());
-        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
-    };
-    if sent == 1 { Ok(()) } else { Err(Error::last("sendmsg to the template")) }
 }
 
 /// Throws away what is queued on the template's end. Descriptors in it are closed, for there is no

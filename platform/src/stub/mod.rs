@@ -2,6 +2,7 @@
 //! kept ready, what is queued for their mappings.
 
 pub(crate) mod birth;
+pub(crate) mod message;
 pub(crate) mod nursery;
 pub(crate) mod queue;
 pub(crate) mod sys;

@@ -45,3 +45,13 @@ pub(crate) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Err
     let (reader, writer) = io::pipe().map_err(|e| Error::Host { what: "pipe2", source: e })?;
     Ok((reader.into(), writer.into()))
 }
+
+/// Whether a child is dead. It is not reaped.
+pub(crate) fn is_dead(pid: Tid) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: all-zero is a valid siginfo_t, which the call fills.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) != 0 || info.si_pid() != 0
+    }
+}

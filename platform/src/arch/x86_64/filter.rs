@@ -9,15 +9,15 @@ use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET,
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP, sock_filter};
 
 /// `AUDIT_ARCH_X86_64` of `<linux/audit.h>`.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 // Offsets in `struct seccomp_data`.
-const NR: u32 = 0;
-const ARCH: u32 = 4;
-const IP_LOW: u32 = 8;
-const IP_HIGH: u32 = 12;
-const ARG0_LOW: u32 = 16;
-const ARG0_HIGH: u32 = 20;
+pub(super) const NR: u32 = 0;
+pub(super) const ARCH: u32 = 4;
+pub(super) const IP_LOW: u32 = 8;
+pub(super) const IP_HIGH: u32 = 12;
+pub(super) const ARG0_LOW: u32 = 16;
+pub(super) const ARG0_HIGH: u32 = 20;
 
 /// Flags of the clone that makes a blank stub process from the template.
 pub(crate) const CLONE_PROCESS: u64 = (libc::CLONE_PARENT | libc::CLONE_FILES) as u64;
@@ -50,15 +50,15 @@ fn statement(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-fn load(offset: u32) -> sock_filter {
+pub(super) fn load(offset: u32) -> sock_filter {
     statement(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
-fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (BPF_JMP | test | BPF_K) as u16, jt, jf, k }
 }
 
-fn ret(action: u32) -> sock_filter {
+pub(super) fn ret(action: u32) -> sock_filter {
     statement(BPF_RET | BPF_K, action)
 }
 

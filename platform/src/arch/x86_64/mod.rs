@@ -1,6 +1,8 @@
 //! x86-64: the copy routines with fault fix-up, the stub's code and filter, the decoding of faults.
 
 pub(crate) mod copy;
+pub(crate) mod doorbell;
+pub(crate) mod doorbell_filter;
 pub(crate) mod filter;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used by the notify platform"))]
 pub(crate) mod patch;

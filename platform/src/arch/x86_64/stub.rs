@@ -111,12 +111,17 @@ pub(crate) struct Command {
     pub(crate) nr: u64,
     /// Its arguments.
     pub(crate) args: [u64; 6],
-    pad: u64,
+    /// For the code that executes it.
+    parameter: u64,
 }
 
 impl Command {
     pub(crate) fn new(nr: i64, args: [u64; 6]) -> Command {
-        Command { nr: nr as u64, args, pad: 0 }
+        Command::with_parameter(nr, args, 0)
+    }
+
+    pub(crate) fn with_parameter(nr: i64, args: [u64; 6], parameter: u64) -> Command {
+        Command { nr: nr as u64, args, parameter }
     }
 }
 

@@ -16,12 +16,12 @@ pub(crate) const INSTRUCTION_MAX: usize = 15;
 
 // Vectors (Intel SDM volume 3, table 6-1).
 const VECTOR_DE: u64 = 0;
-const VECTOR_DB: u64 = 1;
+pub(crate) const VECTOR_DB: u64 = 1;
 const VECTOR_BP: u64 = 3;
 const VECTOR_UD: u64 = 6;
 const VECTOR_SS: u64 = 12;
 const VECTOR_GP: u64 = 13;
-const VECTOR_PF: u64 = 14;
+pub(crate) const VECTOR_PF: u64 = 14;
 const VECTOR_MF: u64 = 16;
 const VECTOR_AC: u64 = 17;
 const VECTOR_XM: u64 = 19;
@@ -58,6 +58,11 @@ pub(crate) fn refuse_compat_syscall(regs: &mut Registers) -> Exception {
         trapno: VECTOR_GP,
         err: 0x80 * 8 + 2,
     }
+}
+
+/// What comes of going on at an address that no code can have.
+pub(crate) fn wild_jump() -> Exception {
+    Exception { signo: libc::SIGSEGV, code: SI_KERNEL, addr: 0, trapno: VECTOR_GP, err: 0 }
 }
 
 /// What the instruction at `regs.rip`, whose bytes are `code` as far as they could be read, did at

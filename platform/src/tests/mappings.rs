@@ -2,7 +2,6 @@
 
 use super::*;
 
-#[test]
 fn memory_is_shared_remapped_and_protected() {
     let world = World::new();
     let space = world.space(touch());
@@ -48,7 +47,6 @@ fn memory_is_shared_remapped_and_protected() {
     assert_eq!(dropped.load(Ordering::SeqCst), 3);
 }
 
-#[test]
 fn many_commands_take_several_batches() {
     let world = World::new();
     let space = world.space(touch());
@@ -66,7 +64,6 @@ fn many_commands_take_several_batches() {
     }
 }
 
-#[test]
 fn threads_share_an_address_space() {
     let world = World::new();
     let space = world.space(touch());
@@ -90,7 +87,6 @@ fn threads_share_an_address_space() {
     assert_eq!(guest.regs.rax as i64, -38, "the host left its mark, the Sentry must overwrite it");
 }
 
-#[test]
 fn sync_from_elsewhere_reaches_a_spinning_guest() {
     let world = World::new();
     let space = world.space(spin());
@@ -117,7 +113,6 @@ fn sync_from_elsewhere_reaches_a_spinning_guest() {
     });
 }
 
-#[test]
 fn host_files_are_mapped_and_shrink() {
     let world = World::new();
     let space = world.space(touch());
@@ -144,7 +139,6 @@ fn host_files_are_mapped_and_shrink() {
     assert_eq!((fault.addr, fault.bus), (DATA, true));
 }
 
-#[test]
 fn many_host_files_do_not_fill_the_table() {
     let world = World::new();
     let space = world.space(touch());
@@ -190,7 +184,6 @@ fn host_file() -> std::fs::File {
     file
 }
 
-#[test]
 fn a_refused_mapping_ends_the_process() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -217,7 +210,6 @@ guest_code!(
     "syscall",
 );
 
-#[test]
 fn the_vdso_moves() {
     let world = World::new();
     let Some(image) = world.platform.vdso() else { return };
@@ -262,7 +254,6 @@ guest_code!(
     "syscall",
 );
 
-#[test]
 fn the_vdso_tells_the_time_without_a_call() {
     let world = World::new();
     let Some(image) = world.platform.vdso() else { return };
@@ -290,3 +281,15 @@ fn the_vdso_tells_the_time_without_a_call() {
     assert!((now.tv_sec - 5..=now.tv_sec).contains(&(guest.regs.rdi as i64)));
     assert!(guest.regs.rsi < 1_000_000_000);
 }
+
+on_every_platform!(
+    memory_is_shared_remapped_and_protected,
+    many_commands_take_several_batches,
+    threads_share_an_address_space,
+    sync_from_elsewhere_reaches_a_spinning_guest,
+    host_files_are_mapped_and_shrink,
+    many_host_files_do_not_fill_the_table,
+    a_refused_mapping_ends_the_process,
+    the_vdso_moves,
+    the_vdso_tells_the_time_without_a_call,
+);

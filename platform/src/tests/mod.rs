@@ -4,7 +4,14 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::*;
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::notify::NotifyPlatform;
+use crate::ptrace::PtracePlatform;
+use crate::stub::sys;
+use crate::{AddressSpace, Error, MemoryFile, PAGE_SIZE, Platform};
 use crate::{Fault, Frames, GuestThread, Prot, Registers, Source, Trap, usercopy};
 
 /// Defines a function that returns a piece of guest code.
@@ -38,25 +45,75 @@ macro_rules! guest_code {
     };
 }
 
-mod lives;
-mod mappings;
-mod traps;
-
 const CODE: u64 = 0x40_0000;
 const STACK: u64 = 0x7000_0000;
 const DATA: u64 = 0x5000_0000;
 const RX: Prot = Prot { read: true, write: false, exec: true };
 
+/// A platform.
+#[derive(Clone, Copy)]
+enum Kind {
+    Ptrace,
+    Notify,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Ptrace => "ptrace",
+            Kind::Notify => "notify",
+        }
+    }
+}
+
+thread_local! {
+    /// What [`World::new`] makes on this thread.
+    static KIND: Cell<Kind> = const { Cell::new(Kind::Ptrace) };
+}
+
+/// Makes tests of functions: `ptrace::NAME` and `notify::NAME`.
+macro_rules! on_every_platform {
+    ($($name:ident),+ $(,)?) => {
+        mod ptrace {
+            $(#[test]
+            fn $name() {
+                super::KIND.set(super::Kind::Ptrace);
+                super::$name();
+            })+
+        }
+        mod notify {
+            $(#[test]
+            fn $name() {
+                super::KIND.set(super::Kind::Notify);
+                super::$name();
+            })+
+        }
+    };
+}
+
+mod lives;
+mod mappings;
+mod traps;
+
 struct World {
     file: Arc<MemoryFile>,
-    platform: Arc<PtracePlatform>,
+    platform: Arc<dyn Platform>,
+    template: sys::Tid,
 }
 
 impl World {
     fn new() -> World {
         let file = MemoryFile::new(64 << 20).unwrap();
-        let platform = PtracePlatform::new(file.clone()).unwrap();
-        World { file, platform }
+        match KIND.get() {
+            Kind::Ptrace => {
+                let platform = PtracePlatform::new(file.clone()).unwrap();
+                World { file, template: platform.template(), platform }
+            }
+            Kind::Notify => {
+                let platform = NotifyPlatform::new(file.clone()).unwrap();
+                World { file, template: platform.template(), platform }
+            }
+        }
     }
 
     fn frames(&self, bytes: &[u8]) -> Frames {
@@ -169,7 +226,7 @@ guest_code!(
 guest_code!(spin, "2: inc qword ptr [rdi]", "jmp 2b");
 
 fn template(world: &World) -> sys::Tid {
-    world.platform.shared.template.lock().pid()
+    world.template
 }
 
 /// The stub processes of a platform: they share a session, which the template leads.

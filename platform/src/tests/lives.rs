@@ -2,7 +2,6 @@
 
 use super::*;
 
-#[test]
 fn a_killed_stub_is_noticed_everywhere() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -28,7 +27,6 @@ fn a_killed_stub_is_noticed_everywhere() {
     assert!(!children(&world).contains(&stub));
 }
 
-#[test]
 fn nothing_is_left_behind() {
     let world = World::new();
     for _ in 0..200 {
@@ -39,7 +37,7 @@ fn nothing_is_left_behind() {
     // The template, two blank ones, and one that is just being made.
     assert!(children(&world).len() <= 4);
     let session = template(&world);
-    let World { file, platform } = world;
+    let World { file, platform, .. } = world;
     drop(platform);
     assert_eq!(in_session(session), []);
     assert_eq!(file.used(), 0);
@@ -48,7 +46,6 @@ fn nothing_is_left_behind() {
 const DOOMED: &str = "RSENTRY_TEST_DOOMED";
 
 /// Not a test by itself: the process that [`stubs_die_with_the_sentry`] kills.
-#[test]
 fn doomed_sentry() {
     if std::env::var_os(DOOMED).is_none() {
         return;
@@ -63,11 +60,11 @@ fn doomed_sentry() {
     let _ = guest.run();
 }
 
-#[test]
 fn stubs_die_with_the_sentry() {
     use std::io::BufRead as _;
+    let doomed = format!("tests::lives::{}::doomed_sentry", KIND.get().name());
     let mut sentry = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "ptrace::tests::lives::doomed_sentry", "--nocapture"])
+        .args(["--exact", &doomed, "--nocapture"])
         .env(DOOMED, "1")
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -91,7 +88,6 @@ fn stubs_die_with_the_sentry() {
     }
 }
 
-#[test]
 fn stubs_hold_nothing_of_the_sentrys() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -121,7 +117,6 @@ fn stubs_hold_nothing_of_the_sentrys() {
     }
 }
 
-#[test]
 fn long_runs_and_many_threads_are_balanced() {
     let world = World::new();
     let space = world.space(spin());
@@ -151,7 +146,6 @@ fn long_runs_and_many_threads_are_balanced() {
 
 /// Everything at once for a moment: births, deaths, kicks and syncs across threads, and stubs that
 /// are killed from outside.
-#[test]
 fn a_storm_leaves_nothing_behind() {
     let world = World::new();
     let session = template(&world);
@@ -175,7 +169,7 @@ fn a_storm_leaves_nothing_behind() {
     // The last kill may still be under way.
     let well = || world.platform.new_address_space().unwrap().new_thread().is_ok();
     assert!((0..100).any(|_| well()));
-    let World { file, platform } = world;
+    let World { file, platform, .. } = world;
     drop(platform);
     // A stub that was killed while a thread was being made is reaped a moment later.
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -230,7 +224,6 @@ fn storm_round(world: &World, next: &mut impl FnMut(u64) -> u64) {
     });
 }
 
-#[test]
 fn the_sentrys_thread_stays_pinned_over_an_execve() {
     let affinity = || {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -250,3 +243,14 @@ fn the_sentrys_thread_stays_pinned_over_an_execve() {
     drop(after);
     assert_eq!(affinity(), free);
 }
+
+on_every_platform!(
+    a_killed_stub_is_noticed_everywhere,
+    nothing_is_left_behind,
+    doomed_sentry,
+    stubs_die_with_the_sentry,
+    stubs_hold_nothing_of_the_sentrys,
+    long_runs_and_many_threads_are_balanced,
+    a_storm_leaves_nothing_behind,
+    the_sentrys_thread_stays_pinned_over_an_execve,
+);

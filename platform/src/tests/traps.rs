@@ -2,7 +2,6 @@
 
 use super::*;
 
-#[test]
 fn system_calls_come_and_results_go() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -31,7 +30,6 @@ guest_code!(
     "syscall",
 );
 
-#[test]
 fn registers_are_exact() {
     let world = World::new();
     let space = world.space(registers());
@@ -46,7 +44,6 @@ fn registers_are_exact() {
     assert_eq!((guest.regs.rdi, guest.regs.rsi), (0x1234_5000, 0x7000_0000_0000));
 }
 
-#[test]
 fn faults_and_exceptions_are_told_apart() {
     let world = World::new();
     let space = world.space(misdeeds());
@@ -95,7 +92,6 @@ fn faults_and_exceptions_are_told_apart() {
 
 guest_code!(stepping, "pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop", "nop", "syscall",);
 
-#[test]
 fn single_steps_are_exceptions() {
     let world = World::new();
     let space = world.space(stepping());
@@ -121,7 +117,6 @@ guest_code!(
     "call rax",
 );
 
-#[test]
 fn the_vsyscall_page_is_the_sentrys_business() {
     let world = World::new();
     let space = world.space(vsyscalls());
@@ -158,7 +153,6 @@ guest_code!(
     "syscall",
 );
 
-#[test]
 fn extended_state_survives_and_starts_clean() {
     let world = World::new();
     let space = world.space(vectors());
@@ -189,7 +183,6 @@ fn extended_state_survives_and_starts_clean() {
     assert_eq!(word(stack, top - 136) as u32, 0x1f80);
 }
 
-#[test]
 fn a_spinning_guest_is_kicked() {
     let world = World::new();
     let space = world.space(spin());
@@ -220,7 +213,6 @@ fn a_spinning_guest_is_kicked() {
     kicker.kick();
 }
 
-#[test]
 fn kicks_are_never_lost() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -256,7 +248,6 @@ fn kicks_are_never_lost() {
     }
 }
 
-#[test]
 fn the_stubs_code_is_no_way_out() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -307,7 +298,6 @@ guest_code!(
     "syscall",
 );
 
-#[test]
 fn commands_between_call_and_return_do_not_let_the_call_through() {
     let world = World::new();
     let space = world.space(suicidal());
@@ -338,7 +328,6 @@ guest_code!(
     ".code64",
 );
 
-#[test]
 fn there_are_no_32_bit_calls() {
     let world = World::new();
     let space = world.space(downgrade());
@@ -354,7 +343,6 @@ fn there_are_no_32_bit_calls() {
 }
 
 /// Runs what no compiler makes: it always comes back, and never as an error.
-#[test]
 fn random_code_always_comes_back() {
     const SPICES: &[&[u8]] = &[
         &[0x0f, 0x05],                   // syscall
@@ -425,3 +413,18 @@ fn random_code_always_comes_back() {
         assert!(traps > 500, "only {traps} traps");
     });
 }
+
+on_every_platform!(
+    system_calls_come_and_results_go,
+    registers_are_exact,
+    faults_and_exceptions_are_told_apart,
+    single_steps_are_exceptions,
+    the_vsyscall_page_is_the_sentrys_business,
+    extended_state_survives_and_starts_clean,
+    a_spinning_guest_is_kicked,
+    kicks_are_never_lost,
+    the_stubs_code_is_no_way_out,
+    commands_between_call_and_return_do_not_let_the_call_through,
+    there_are_no_32_bit_calls,
+    random_code_always_comes_back,
+);

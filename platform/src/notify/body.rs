@@ -1,0 +1,241 @@
+//! The host's side of a guest thread: a thread of the stub process, its doorbell, and the block that
+//! it shares with the Sentry.
+//!
+//! A body outlives the guest thread it was made for: it waits at its doorbell for the next one.
+//!
+//! The block is hostile: a guest writes there what it likes, whenever it likes. Nothing that is read
+//! from it is believed further than the guest's own registers reach.
+
+use std::mem::offset_of;
+
+use parking_lot::Mutex;
+
+use super::births::{Births, Kind};
+use super::layout::Layout;
+use super::listener::{Listener, Ring};
+use super::process::Process;
+use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
+use crate::arch::stub::{Command, FD_MEMORY};
+use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::sys::Tid;
+use crate::{Error, Registers, usercopy};
+
+/// See the module.
+pub(super) struct Body {
+    tid: Tid,
+    listener: Listener,
+    block: Block,
+    /// Its doorbell, which waits to be answered.
+    ring: Option<u64>,
+    /// It rings, or will: the ring must be answered before anything else comes from it.
+    rings: bool,
+}
+
+/// What came from a body.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// There is a request in the block.
+    Request,
+    /// The kick's signal arrived; the frame is at this address.
+    Kick(u64),
+}
+
+impl Body {
+    /// A new thread of `process`.
+    ///
+    /// # Errors
+    /// `ENOMEM`, or what [`Births::make`] gives.
+    pub(super) fn new(
+        process: &Process,
+        births: &Mutex<Births>,
+        memory: &std::sync::Arc<MemoryFile>,
+        layout: Layout,
+        slot: u64,
+    ) -> Result<Body, Error> {
+        let frames = memory
+            .allocate(BLOCK_LEN)
+            .ok_or_else(|| Error::host("a guest thread", libc::ENOMEM))?;
+        let block = Block { addr: layout.block(slot), frames };
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+        let args = [block.addr, BLOCK_LEN, prot, flags, FD_MEMORY, block.frames.offset()];
+        if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_mmap, args)])? {
+            return Err(Error::host("mmap of a guest thread's block", errno));
+        }
+        // It goes straight to its doorbell.
+        block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
+        let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
+        let Ring { id, tid, .. } = listener.next()?;
+        Ok(Body { tid, listener, block, ring: Some(id), rings: false })
+    }
+
+    /// Its host thread.
+    pub(super) fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// Its block.
+    pub(super) fn block(&self) -> &Block {
+        &self.block
+    }
+
+    /// Lets it act on what is in the block.
+    pub(super) fn reply(&mut self, action: u32) -> Result<(), Error> {
+        self.block.put(offset_of!(Control, action), action)?;
+        let before = self.block.swap_state(code::STATE_REPLY)?;
+        match self.ring.take() {
+            Some(ring) => self.listener.answer(ring, code::ANSWER_REPLY),
+            None => self.rings = before == code::STATE_ASLEEP,
+        }
+        Ok(())
+    }
+
+    /// Lets it go on with what the kick interrupted.
+    pub(super) fn dismiss(&mut self) {
+        if let Some(ring) = self.ring.take() {
+            self.listener.answer(ring, code::ANSWER_RETURN);
+        }
+    }
+
+    /// Whether a request stands in the block.
+    pub(super) fn asks(&self) -> Result<bool, Error> {
+        let state: u32 = self.block.get(offset_of!(Control, state))?;
+        Ok(state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
+    }
+
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] when the thread is gone.
+    pub(super) fn wait(&mut self) -> Result<Event, Error> {
+        loop {
+            if !self.rings && self.asks()? {
+                return Ok(Event::Request);
+            }
+            let ring = self.listener.next()?;
+            self.rings = false;
+            if ring.args[0] == code::RING_KICK {
+                self.ring = Some(ring.id);
+                return Ok(Event::Kick(ring.args[1]));
+            }
+            if self.asks()? {
+                self.ring = Some(ring.id);
+                return Ok(Event::Request);
+            }
+            // For a request that was answered while it went to sleep, or for nothing.
+            self.listener.answer(ring.id, code::ANSWER_REPLY);
+        }
+    }
+}
+
+/// Memory that a guest thread shares with the Sentry.
+pub(super) struct Block {
+    /// Its address in the stub.
+    addr: u64,
+    frames: Frames,
+}
+
+impl Block {
+    pub(super) fn addr(&self) -> u64 {
+        self.addr
+    }
+
+    /// Reads `bytes` from `offset`, which with the length is inside.
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        debug_assert!(offset + bytes.len() as u64 <= BLOCK_LEN);
+        // SAFETY: inside the frames, `bytes` is live.
+        let read = unsafe {
+            usercopy::copy_from(
+                bytes.as_mut_ptr(),
+                self.frames.ptr().add(offset as usize),
+                bytes.len(),
+            )
+        };
+        // The host is out of memory.
+        if read < bytes.len() { Err(Error::StubGone) } else { Ok(()) }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        debug_assert!(offset + bytes.len() as u64 <= BLOCK_LEN);
+        // SAFETY: inside the frames, `bytes` is live.
+        let written = unsafe {
+            usercopy::copy_to(self.frames.ptr().add(offset as usize), bytes.as_ptr(), bytes.len())
+        };
+        if written < bytes.len() { Err(Error::StubGone) } else { Ok(()) }
+    }
+
+    /// Reads a field of [`Control`].
+    pub(super) fn get<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
+        &self,
+        offset: usize,
+    ) -> Result<T, Error> {
+        let mut value = T::new_zeroed();
+        self.read(offset as u64, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Writes a field of [`Control`].
+    pub(super) fn put<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+        &self,
+        offset: usize,
+        value: T,
+    ) -> Result<(), Error> {
+        self.write(offset as u64, value.as_bytes())
+    }
+
+    fn swap_state(&self, state: u32) -> Result<u32, Error> {
+        // SAFETY: inside the frames, aligned.
+        unsafe { usercopy::swap_u32(self.frames.ptr().add(offset_of!(Control, state)), state) }
+            .ok_or(Error::StubGone)
+    }
+
+    /// The registers at the last request of a patched call site.
+    pub(super) fn registers(&self) -> Result<Registers, Error> {
+        self.get(offset_of!(Control, regs))
+    }
+
+    /// The registers to go on with.
+    pub(super) fn set_registers(&self, regs: &Registers) -> Result<(), Error> {
+        self.put(offset_of!(Control, regs), *regs)
+    }
+
+    /// The result of a patched call, if nothing else changes.
+    pub(super) fn set_result(&self, rax: u64) -> Result<(), Error> {
+        self.put(offset_of!(Control, regs) + offset_of!(Registers, rax), rax)
+    }
+
+    /// Reads the signal frame at an address of the guest's choice.
+    pub(super) fn frame(&self, addr: u64) -> Result<Frame, Error> {
+        let offset = self.offset_on_stack(addr, size_of::<Frame>() as u64)?;
+        self.get(offset as usize)
+    }
+
+    /// The offset of `len` bytes at an address on the signal stack.
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] if they are not there: the stub was meddled with, and must go.
+    pub(super) fn offset_on_stack(&self, addr: u64, len: u64) -> Result<u64, Error> {
+        let offset = addr.wrapping_sub(self.addr);
+        if offset < SIGNAL_STACK || offset > BLOCK_LEN - len {
+            return Err(Error::StubGone);
+        }
+        Ok(offset)
+    }
+
+    /// Reads extended state.
+    pub(super) fn xstate(&self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        let mut image = vec![0; len];
+        self.read(offset, &mut image)?;
+        Ok(image)
+    }
+
+    /// Puts extended state where it can be loaded from.
+    pub(super) fn set_xstate(&self, image: &[u8]) -> Result<(), Error> {
+        self.write(XSAVE_AREA, image)
+    }
+
+    /// Has the thread load the extended state at `offset` with its next registers.
+    pub(super) fn load_xstate(&self, offset: u64) -> Result<(), Error> {
+        self.put(offset_of!(Control, xstate), self.addr + offset)
+    }
+}

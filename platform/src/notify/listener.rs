@@ -1,0 +1,130 @@
+//! The Sentry's end of a doorbell: a seccomp listener (seccomp_unotify(2)).
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::Error;
+
+/// `struct seccomp_notif`.
+#[derive(Default)]
+#[repr(C)]
+struct Notif {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    nr: i32,
+    arch: u32,
+    ip: u64,
+    args: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    val: i64,
+    error: i32,
+    flags: u32,
+}
+
+const fn ioctl(direction: u64, number: u64, size: usize) -> u64 {
+    direction << 30 | (size as u64) << 16 | (b'!' as u64) << 8 | number
+}
+/// `SECCOMP_IOCTL_NOTIF_RECV`.
+pub(super) const RECV: u64 = ioctl(3, 0, size_of::<Notif>());
+/// `SECCOMP_IOCTL_NOTIF_SEND`.
+pub(super) const SEND: u64 = ioctl(3, 1, size_of::<Response>());
+/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`.
+pub(super) const SET_FLAGS: u64 = ioctl(1, 4, size_of::<u64>());
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`: whom a doorbell or its answer wakes runs on the CPU of who
+/// wakes it, which is about to sleep.
+const SYNC_WAKE_UP: u64 = 1;
+
+/// Somebody rang.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ring {
+    /// To be answered with [`Listener::answer`].
+    pub(super) id: u64,
+    /// Who.
+    pub(super) tid: libc::pid_t,
+    /// The first two arguments. They come from registers, so that nobody else can have had a hand
+    /// in them.
+    pub(super) args: [u64; 2],
+}
+
+/// See the module.
+pub(super) struct Listener {
+    fd: OwnedFd,
+    /// Whether a host that is asked for a ring says when nobody can ring any more (since 6.11).
+    tells_end: bool,
+}
+
+impl Listener {
+    /// Takes over a descriptor that came from a stub.
+    ///
+    /// # Errors
+    /// If it is not a listener.
+    pub(super) fn new(fd: OwnedFd, host: super::probe::Host) -> Result<Listener, Error> {
+        let listener = Listener { fd, tells_end: host.listener_tells_end };
+        if host.sync_wake_up {
+            listener
+                .ioctl(SET_FLAGS, SYNC_WAKE_UP as usize)
+                .map_err(|e| Error::host("listener", e))?;
+        }
+        Ok(listener)
+    }
+
+    /// Whether the host has `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
+    pub(super) fn can_wake_here(&self) -> bool {
+        self.ioctl(SET_FLAGS, SYNC_WAKE_UP as usize).is_ok()
+    }
+
+    fn ioctl(&self, command: u64, argument: usize) -> Result<(), i32> {
+        // SAFETY: callers pass a number or the address of a live buffer as the command needs.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), command, argument) };
+        if result == 0 { Ok(()) } else { Err(crate::errno()) }
+    }
+
+    /// Waits until somebody rings.
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] when nobody is left who could.
+    pub(super) fn next(&self) -> Result<Ring, Error> {
+        loop {
+            if !self.tells_end {
+                self.poll()?;
+            }
+            let mut notif = Notif::default();
+            match self.ioctl(RECV, &raw mut notif as usize) {
+                Ok(()) => {
+                    let Notif { id, pid, args: [a, b, ..], .. } = notif;
+                    return Ok(Ring { id, tid: pid as libc::pid_t, args: [a, b] });
+                }
+                // A signal to us; who rang was interrupted in between.
+                Err(libc::EINTR | libc::ENOENT) => {}
+                Err(libc::ENOTCONN) => return Err(Error::StubGone),
+                Err(errno) => return Err(Error::host("SECCOMP_IOCTL_NOTIF_RECV", errno)),
+            }
+        }
+    }
+
+    fn poll(&self) -> Result<(), Error> {
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: plain system call with a live buffer.
+        unsafe { libc::poll(&mut poll, 1, -1) };
+        if poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0 {
+            return Err(Error::StubGone);
+        }
+        Ok(())
+    }
+
+    /// Lets who rang go on, with `value` as the doorbell's result. Who is gone or was interrupted
+    /// meanwhile does not get it.
+    pub(super) fn answer(&self, id: u64, value: i64) {
+        let response = Response { id, val: value, error: 0, flags: 0 };
+        if let Err(errno) = self.ioctl(SEND, &raw const response as usize)
+            && errno != libc::ENOENT
+        {
+            tracing::error!(errno, "SECCOMP_IOCTL_NOTIF_SEND");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The `notify` platform: guest code enters the stub by itself, and the stub asks the Sentry over
+//! shared memory, with seccomp user notification as the doorbell.
+//!
+//! # Processes
+//! * The *template* is forked while the Sentry is single-threaded. It removes the Sentry's memory
+//!   and waits for orders on a socket.
+//! * A *stub process* is cloned from it per address space. Its first thread, the *cloner*, makes
+//!   threads; the *executor* maps and unmaps. Both do what a page says that no guest can write, and
+//!   run no guest code.
+//! * A *guest thread* is a thread of it with a doorbell of its own ([`body`]).
+//!
+//! # How the guest comes to the Sentry
+//! A system call raises SIGSYS, by the filter; an exception raises its signal; a kick is SIGURG.
+//! The handler is stub code on a stack in the thread's block. A call site that is used often is
+//! patched to jump there without a signal. The stub writes registers to the block, sets a word, and
+//! spins or rings. It goes on by loading registers from the block in user mode: no signal return.
+//!
+//! # Why guest code cannot make host calls
+//! A call from outside of the stub's code page becomes SIGSYS, whatever it is. From the
+//! stub's code page, which the host seals, a guest thread can ring its doorbell or end itself;
+//! anything else kills the process ([`crate::arch::doorbell_filter`]). It has no descriptors. What it
+//! scribbles over its block comes back to it as its own registers.
+//!
+//! # Death
+//! When the Sentry ends, doorbells return with an error and stubs end themselves, the executor
+//! first of all. They have no exit signal, so the Sentry's SIGCHLD disposition does not matter.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::memory_file::MemoryFile;
+use crate::stub::nursery::{Maker as _, Nursery};
+use crate::stub::vdso::Vdso;
+use crate::{AddressSpace, Error, Platform, VdsoImage};
+
+mod births;
+mod body;
+mod layout;
+mod listener;
+mod probe;
+mod process;
+mod space;
+mod template;
+mod thread;
+mod xstate;
+
+use births::Births;
+use layout::Layout;
+use process::Processes;
+use template::Template;
+
+/// The default of `vm.mmap_min_addr`.
+const USER_START: u64 = 0x1_0000;
+
+/// See the module.
+pub struct NotifyPlatform {
+    shared: Arc<Shared>,
+    facts: Vec<&'static str>,
+}
+
+/// What all address spaces use.
+struct Shared {
+    file: Arc<MemoryFile>,
+    layout: Layout,
+    vdso: Option<Vdso>,
+    xstate: xstate::Layout,
+    clean_xstate: Vec<u8>,
+    nursery: Nursery<Processes>,
+    template: Arc<Mutex<Template>>,
+    births: Arc<Mutex<Births>>,
+}
+
+impl NotifyPlatform {
+    /// Starts the template, and a stub to see whether everything works. To be called while the
+    /// process is single-threaded, before its seccomp filter: later, only [`crate::host_syscalls`]
+    /// are used. Needs `/proc/self/maps`, or [`crate::look_around`] before; guests have no vDSO
+    /// without. `file` must be the memory file of all address spaces.
+    ///
+    /// # Errors
+    /// What the host lacks: FSGSBASE, seccomp user notification, or more processes. `EBUSY` inside
+    /// a sandbox that has a listener itself.
+    pub fn new(file: Arc<MemoryFile>) -> Result<Arc<NotifyPlatform>, Error> {
+        let host = probe::host()?;
+        let xstate = xstate::Layout::probe()?;
+        let vdso = Vdso::find();
+        let layout = Layout::beside(vdso.as_ref());
+        let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
+        let (template, births) = Template::start(&file, layout, keep, &xstate)?;
+        let template = Arc::new(Mutex::new(template));
+        let births = Arc::new(Mutex::new(Births::new(births, layout, host)));
+        let maker = Processes { file: file.clone(), layout, template: template.clone(), births };
+        let births = maker.births.clone();
+        let probe = maker.make()?;
+        let mut facts = vec!["user notification"];
+        if probe.0.can_wake_here() {
+            births.lock().set_sync_wake_up();
+            facts.push("wake-ups on the same CPU");
+        }
+        drop(probe);
+        let first = maker.make()?;
+        Ok(Arc::new(NotifyPlatform {
+            facts,
+            shared: Arc::new(Shared {
+                file,
+                layout,
+                vdso,
+                clean_xstate: xstate.clean(),
+                xstate,
+                nursery: Nursery::new(maker, vec![first]),
+                template,
+                births,
+            }),
+        }))
+    }
+
+    /// What the host was found to have, for the log.
+    pub fn facts(&self) -> &[&'static str] {
+        &self.facts
+    }
+}
+
+#[cfg(test)]
+impl NotifyPlatform {
+    /// The template's process id.
+    pub(crate) fn template(&self) -> crate::stub::sys::Tid {
+        self.shared.template.lock().pid()
+    }
+}
+
+impl Platform for NotifyPlatform {
+    fn name(&self) -> &'static str {
+        "notify"
+    }
+
+    fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
+        Ok(Arc::new(space::Space::new(self.shared.clone())?))
+    }
+
+    fn user_range(&self) -> (u64, u64) {
+        (USER_START, layout::USER_END)
+    }
+
+    fn xstate_layout(&self) -> (usize, u64) {
+        (self.shared.xstate.len, self.shared.xstate.mask)
+    }
+
+    fn vdso(&self) -> Option<VdsoImage> {
+        self.shared.vdso.as_ref().and_then(Vdso::image)
+    }
+}
+
+/// The host calls that this platform makes after [`NotifyPlatform::new`], for the Sentry's own
+/// filter; those that any Rust program makes (futex, mmap of heap memory, clone of threads,
+/// sigaltstack, ...) are not listed.
+///
+/// | call | for |
+/// |---|---|
+/// | `ioctl` | receiving and answering doorbells |
+/// | `wait4`, `waitid` | deaths of stubs |
+/// | `kill`, `tgkill` | SIGKILL to a stub process; SIGURG to a guest thread (a kick) |
+/// | `sendmsg`, `recvmsg`, `poll` | orders to the template, listeners from stubs |
+/// | `fallocate`, `lseek`, `fstat`, `statx` | the memory file |
+/// | `clock_nanosleep` | the memory file's reclaimer |
+/// | `close` | sockets and listeners |
+pub(crate) const HOST_SYSCALLS: &[i64] = &[
+    libc::SYS_ioctl,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    libc::SYS_kill,
+    libc::SYS_tgkill,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_poll,
+    libc::SYS_fallocate,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+];

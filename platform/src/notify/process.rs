@@ -1,0 +1,149 @@
+//! A stub process and its executor: the thread that maps and unmaps.
+//!
+//! The executor reads its commands from a page that the guest cannot write, and reports in registers
+//! by ringing its own doorbell; the answer starts the next batch. It runs no guest code, so its
+//! calls need no check.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use zerocopy::IntoBytes as _;
+
+use super::births::{Births, Kind};
+use super::body::Body;
+use super::layout::Layout;
+use super::listener::Listener;
+use super::template::Template;
+use crate::arch::doorbell::{BATCH_MAX, COMMANDS_START};
+use crate::arch::stub::Command;
+use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::nursery::Maker;
+use crate::stub::sys::{self, Tid};
+use crate::{Error, PAGE_SIZE, usercopy};
+
+/// A stub process. Ended and reaped when dropped.
+pub(super) struct Process {
+    pid: Tid,
+    /// Its command page: birth record and commands.
+    page: Frames,
+    executor: Mutex<Executor>,
+    /// It was found dead and reaped: the id may be somebody else's.
+    reaped: bool,
+    /// It was given up.
+    dead: AtomicBool,
+}
+
+struct Executor {
+    listener: Listener,
+    /// Its doorbell, which waits to be answered.
+    ring: u64,
+}
+
+impl Process {
+    /// Its process id.
+    pub(super) fn pid(&self) -> Tid {
+        self.pid
+    }
+
+    /// Its command page.
+    pub(super) fn page(&self) -> &Frames {
+        &self.page
+    }
+
+    /// Whether the host has `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
+    pub(super) fn can_wake_here(&self) -> bool {
+        self.executor.lock().listener.can_wake_here()
+    }
+
+    /// An error if it was given up.
+    pub(super) fn alive(&self) -> Result<(), Error> {
+        if self.dead.load(Ordering::Acquire) { Err(Error::StubGone) } else { Ok(()) }
+    }
+
+    /// Ends it, for it is not what the Sentry believes. It is reaped when it is dropped.
+    pub(super) fn give_up(&self) {
+        if !self.dead.swap(true, Ordering::AcqRel) {
+            sys::kill(self.pid, libc::SIGKILL);
+        }
+    }
+
+    /// Executes commands, at most [`BATCH_MAX`], one after the other until one fails. The inner
+    /// error names that one and the host's errno. Blocks until it is done, which takes no guest's
+    /// cooperation.
+    pub(super) fn execute(&self, commands: &[Command]) -> Result<Result<(), (usize, i32)>, Error> {
+        assert!(commands.len() <= BATCH_MAX, "too many commands in a batch");
+        let bytes = commands.as_bytes();
+        let mut executor = self.executor.lock();
+        // SAFETY: a page of the memory file that nobody else writes; that many commands fit.
+        let copied = unsafe {
+            let at = self.page.ptr().add(COMMANDS_START as usize);
+            usercopy::copy_to(at, bytes.as_ptr(), bytes.len())
+        };
+        if copied < bytes.len() {
+            return Err(Error::host("a command page", libc::ENOMEM));
+        }
+        executor.listener.answer(executor.ring, commands.len() as i64);
+        let ring = executor.listener.next()?;
+        executor.ring = ring.id;
+        let [done, result] = ring.args;
+        if done == commands.len() as u64 {
+            return Ok(Ok(()));
+        }
+        Ok(Err((done as usize, (result as i64).wrapping_neg() as i32)))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            sys::kill(self.pid, libc::SIGKILL);
+            sys::reap(self.pid);
+        }
+    }
+}
+
+/// Makes blank processes.
+pub(super) struct Processes {
+    pub(super) file: Arc<MemoryFile>,
+    pub(super) layout: Layout,
+    pub(super) template: Arc<Mutex<Template>>,
+    pub(super) births: Arc<Mutex<Births>>,
+}
+
+impl Maker for Processes {
+    /// With the body of its first guest thread, in slot 0.
+    type Stub = (Process, Body);
+
+    fn make(&self) -> Result<(Process, Body), Error> {
+        let page = self
+            .file
+            .allocate(PAGE_SIZE)
+            .ok_or_else(|| Error::host("a command page", libc::ENOMEM))?;
+        let pid = self.template.lock().spawn(&page)?;
+        let made = self.births.lock().make(pid, &page, Kind::Executor).and_then(|listener| {
+            let ring = listener.next()?.id;
+            Ok(Executor { listener, ring })
+        });
+        let executor = match made {
+            Ok(executor) => Mutex::new(executor),
+            Err(error) => {
+                sys::kill(pid, libc::SIGKILL);
+                sys::reap(pid);
+                return Err(error);
+            }
+        };
+        let process = Process { pid, page, executor, reaped: false, dead: AtomicBool::new(false) };
+        let scratch = [self.layout.scratch(), PAGE_SIZE, 0, 0, 0, 0];
+        if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_munmap, scratch)])? {
+            return Err(Error::host("munmap of a scratch page", errno));
+        }
+        let body = Body::new(&process, &self.births, &self.file, self.layout, 0)?;
+        Ok((process, body))
+    }
+
+    fn check((mut process, body): (Process, Body)) -> Option<(Process, Body)> {
+        process.reaped = sys::try_reap(process.pid);
+        (!process.reaped).then_some((process, body))
+    }
+}

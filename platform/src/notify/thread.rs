@@ -1,0 +1,400 @@
+//! A guest thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::body::{Body, Event};
+use super::space::Space;
+use crate::arch::doorbell::{self as code, Control, Frame, XSAVE_AREA, Zone};
+use crate::arch::filter::AUDIT_ARCH_X86_64;
+use crate::arch::stub::{USER_CS, USER_SS};
+use crate::arch::trap;
+use crate::stub::sys::{self, Tid};
+use crate::{Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
+
+/// The 32-bit user code segment of Linux.
+const USER32_CS: u64 = 0x23;
+/// First address that is not canonical.
+const CANONICAL_END: u64 = 1 << 47;
+
+/// Where the guest's extended state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Xstate {
+    /// In the processor, or wherever the host keeps a thread's.
+    Live,
+    /// In the block, at this offset.
+    Saved(u64),
+}
+
+/// See the module.
+pub(super) struct Thread {
+    space: Arc<Space>,
+    /// `None` only while it is dropped.
+    body: Option<Body>,
+    kick: Arc<Kick>,
+    xstate: Xstate,
+    /// What the guest goes on with, or last asked with.
+    regs: Registers,
+    /// The last request came from a patched call site, and `regs` are as it left them.
+    patched: bool,
+}
+
+impl Thread {
+    pub(super) fn new(space: Arc<Space>, body: Body) -> Result<Thread, Error> {
+        let kick = Arc::new(Kick {
+            pid: space.pid(),
+            tid: body.tid(),
+            wanted: AtomicBool::new(false),
+            running: Mutex::new(false),
+        });
+        body.block().set_xstate(&space.shared().clean_xstate)?;
+        Ok(Thread {
+            space,
+            body: Some(body),
+            kick,
+            xstate: Xstate::Saved(XSAVE_AREA),
+            regs: Registers::default(),
+            patched: false,
+        })
+    }
+
+    fn body(&mut self) -> Result<&mut Body, Error> {
+        self.body.as_mut().ok_or(Error::StubGone)
+    }
+
+    /// Lets guest code run until it stops for a reason that concerns the Sentry.
+    fn run_guest(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
+        self.resume(regs)?;
+        loop {
+            let trap = match self.body()?.wait()? {
+                Event::Request => self.request(regs)?,
+                Event::Kick(frame) => self.kicked(frame, regs)?,
+            };
+            if let Some(trap) = trap {
+                self.regs = *regs;
+                return Ok(trap);
+            }
+        }
+    }
+
+    /// Lets the guest go on with `regs`.
+    fn resume(&mut self, regs: &mut Registers) -> Result<(), Error> {
+        let result_only = Registers { rax: self.regs.rax, orig_rax: self.regs.orig_rax, ..*regs };
+        if self.patched && self.xstate == Xstate::Live && result_only == self.regs {
+            self.regs.rax = regs.rax;
+            let rax = regs.rax;
+            let body = self.body()?;
+            body.block().set_result(rax)?;
+            return body.reply(code::ACTION_RESULT);
+        }
+        self.patched = false;
+        sanitize(regs);
+        self.regs = *regs;
+        let xstate = self.xstate;
+        let mut load = *regs;
+        let body = self.body()?;
+        if load.gs_base == 0 {
+            load.gs_base = body.block().addr();
+        }
+        body.block().set_registers(&load)?;
+        match xstate {
+            Xstate::Live => body.reply(code::ACTION_LOAD),
+            Xstate::Saved(offset) => {
+                body.block().load_xstate(offset)?;
+                body.reply(code::ACTION_LOAD_ALL)
+            }
+        }
+    }
+
+    /// A request that stands in the block. `None` if the guest was sent on.
+    fn request(&mut self, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+        let kind: u32 = self.body()?.block().get(std::mem::offset_of!(Control, kind))?;
+        match kind {
+            code::KIND_PATCHED => self.patched_call(regs).map(Some),
+            code::KIND_SIGNAL => self.signal(regs),
+            _ => Err(Error::StubGone),
+        }
+    }
+
+    fn patched_call(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
+        *regs = self.body()?.block().registers()?;
+        (regs.cs, regs.ss, regs.gs_base) = (USER_CS, USER_SS, 0);
+        (regs.ds, regs.es, regs.fs, regs.gs) = (0, 0, 0, 0);
+        (regs.rcx, regs.r11) = (regs.rip, regs.eflags);
+        self.patched = true;
+        self.xstate = Xstate::Live;
+        Ok(Trap::Syscall)
+    }
+
+    /// Takes over what a signal saved.
+    fn leave_frame(&mut self, frame: &Frame, regs: &mut Registers) -> Result<(), Error> {
+        let len = self.space.shared().clean_xstate.len() as u64;
+        let block = self.body()?.block();
+        let offset = block.offset_on_stack(frame.context.fpstate, len)?;
+        if !offset.is_multiple_of(64) {
+            return Err(Error::StubGone);
+        }
+        let own = block.addr();
+        *regs = registers(frame);
+        if regs.gs_base == own {
+            regs.gs_base = 0;
+        }
+        self.xstate = Xstate::Saved(offset);
+        Ok(())
+    }
+
+    fn signal(&mut self, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+        let block = self.body()?.block();
+        let frame = block.frame(block.get(std::mem::offset_of!(Control, frame))?)?;
+        let stepping = frame.signo == libc::SIGTRAP && frame.context.trapno == trap::VECTOR_DB;
+        match self.zone(frame.context.rip) {
+            None => {}
+            Some(Zone::Entry { exchanged }) => {
+                self.leave_frame(&frame, regs)?;
+                let at = if exchanged { regs.r11 } else { regs.rcx };
+                return self.space.entered(at, regs).map(|()| Some(Trap::Syscall));
+            }
+            Some(_) if stepping => {
+                self.body()?.reply(code::ACTION_RETURN)?;
+                return Ok(None);
+            }
+            // Stub code does not fail unless the guest tampers with it.
+            Some(_) => return Err(Error::StubGone),
+        }
+        self.leave_frame(&frame, regs)?;
+        Ok(Some(trap(&frame, regs)))
+    }
+
+    /// The kick's signal came; whatever the thread was doing then, it rings now.
+    fn kicked(&mut self, frame: u64, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+        let frame = self.body()?.block().frame(frame)?;
+        match self.zone(frame.context.rip) {
+            None => {
+                self.leave_frame(&frame, regs)?;
+                Ok(Some(self.kick.taken()))
+            }
+            // A request is under way: let it come. The kick is reported after it.
+            Some(Zone::Entry { .. } | Zone::Asking | Zone::Returning) => {
+                self.body()?.dismiss();
+                Ok(None)
+            }
+            Some(Zone::Answering) => {
+                let trap = self.patched_call(regs)?;
+                (regs.rax, self.xstate) = (regs.orig_rax, self.saved_by(&frame)?);
+                Ok(Some(trap))
+            }
+            Some(Zone::Waiting) if self.body()?.asks()? => {
+                let trap = self.request(regs)?;
+                if self.xstate == Xstate::Live {
+                    self.xstate = self.saved_by(&frame)?;
+                }
+                Ok(trap)
+            }
+            // It has not got to the guest's code since it was last sent there.
+            Some(zone) => {
+                *regs = self.regs;
+                self.patched = false;
+                if self.xstate == Xstate::Live || zone == Zone::Leaving {
+                    self.xstate = self.saved_by(&frame)?;
+                }
+                Ok(Some(self.kick.taken()))
+            }
+        }
+    }
+
+    /// Where a signal saved the extended state.
+    fn saved_by(&mut self, frame: &Frame) -> Result<Xstate, Error> {
+        let mut ignored = Registers::default();
+        self.leave_frame(frame, &mut ignored)?;
+        Ok(self.xstate)
+    }
+
+    fn zone(&self, rip: u64) -> Option<Zone> {
+        code::zone(rip.wrapping_sub(self.space.shared().layout.code()))
+    }
+
+    /// Has the thread save the live state. It stays live, unless a late kick interferes.
+    fn save(&mut self) -> Result<u64, Error> {
+        self.body()?.reply(code::ACTION_SAVE)?;
+        loop {
+            match self.body()?.wait()? {
+                Event::Request => return Ok(XSAVE_AREA),
+                Event::Kick(frame) => {
+                    if self.body()?.asks()? {
+                        let frame = self.body()?.block().frame(frame)?;
+                        self.xstate = self.saved_by(&frame)?;
+                        return Ok(XSAVE_AREA);
+                    }
+                    self.body()?.dismiss();
+                }
+            }
+        }
+    }
+}
+
+/// Makes registers loadable that no Linux program can have.
+fn sanitize(regs: &mut Registers) {
+    let user = |base: u64| if base < super::layout::HOST_END { base } else { 0 };
+    regs.fs_base = user(regs.fs_base);
+    regs.gs_base = user(regs.gs_base);
+    if regs.cs != USER32_CS || regs.ss != USER_SS {
+        regs.cs = USER_CS;
+    }
+    regs.ss = USER_SS;
+}
+
+/// The guest's registers when a signal came.
+fn registers(frame: &Frame) -> Registers {
+    let c = &frame.context;
+    Registers {
+        r15: c.r15,
+        r14: c.r14,
+        r13: c.r13,
+        r12: c.r12,
+        rbp: c.rbp,
+        rbx: c.rbx,
+        r11: c.r11,
+        r10: c.r10,
+        r9: c.r9,
+        r8: c.r8,
+        rax: c.rax,
+        rcx: c.rcx,
+        rdx: c.rdx,
+        rsi: c.rsi,
+        rdi: c.rdi,
+        orig_rax: u64::MAX,
+        rip: c.rip,
+        cs: u64::from(c.cs),
+        eflags: c.eflags,
+        rsp: c.rsp,
+        ss: u64::from(c.ss),
+        fs_base: frame.fs_base,
+        gs_base: frame.gs_base,
+        ..Registers::default()
+    }
+}
+
+/// What a signal in guest code means.
+fn trap(frame: &Frame, regs: &mut Registers) -> Trap {
+    /// `si_code` of a SIGSYS that seccomp sent.
+    const SYS_SECCOMP: i32 = 1;
+    // Error code of a page fault (Intel SDM volume 3, 4.7).
+    const WRITE: u64 = 2;
+    const FETCH: u64 = 16;
+    let context = &frame.context;
+    match frame.signo {
+        libc::SIGSYS if frame.code == SYS_SECCOMP => {
+            regs.orig_rax = regs.rax;
+            if frame.arch != AUDIT_ARCH_X86_64 {
+                return Trap::Exception(trap::refuse_compat_syscall(regs));
+            }
+            Trap::Syscall
+        }
+        libc::SIGSEGV | libc::SIGBUS if context.trapno == trap::VECTOR_PF => {
+            let access = Prot {
+                read: context.err & (WRITE | FETCH) == 0,
+                write: context.err & WRITE != 0,
+                exec: context.err & FETCH != 0 && context.err & WRITE == 0,
+            };
+            Trap::Fault(Fault { addr: context.cr2, access, bus: frame.signo == libc::SIGBUS })
+        }
+        signo => Trap::Exception(Exception {
+            signo,
+            code: frame.code,
+            addr: frame.addr,
+            trapno: context.trapno,
+            err: context.err,
+        }),
+    }
+}
+
+impl GuestThread for Thread {
+    fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
+        self.space.flush()?;
+        if !self.kick.start() {
+            return Ok(Trap::Kicked);
+        }
+        if regs.rip >= CANONICAL_END {
+            self.kick.stop();
+            return Ok(Trap::Exception(trap::wild_jump()));
+        }
+        let result = self.run_guest(regs);
+        self.kick.stop();
+        result.inspect_err(|_| self.space.give_up())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kicker> {
+        self.kick.clone()
+    }
+
+    fn xstate(&mut self) -> Result<Vec<u8>, Error> {
+        let len = self.space.shared().clean_xstate.len();
+        let offset = match self.xstate {
+            Xstate::Saved(offset) => offset,
+            Xstate::Live => self.save().inspect_err(|_| self.space.give_up())?,
+        };
+        self.body()?.block().xstate(offset, len)
+    }
+
+    fn set_xstate(&mut self, image: &[u8]) -> Result<(), Error> {
+        if !self.space.shared().xstate.is_valid(image) {
+            return Err(Error::host("extended processor state", libc::EINVAL));
+        }
+        self.body()?.block().set_xstate(image)?;
+        self.xstate = Xstate::Saved(XSAVE_AREA);
+        Ok(())
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            self.space.put_back(body);
+        }
+    }
+}
+
+/// How other threads get this one back.
+struct Kick {
+    pid: Tid,
+    tid: Tid,
+    /// A kick that no `run` has reported yet.
+    wanted: AtomicBool,
+    /// Whether guest code may be running, so that a signal is needed. Held while the signal is
+    /// sent: afterwards the thread may carry another guest thread.
+    running: Mutex<bool>,
+}
+
+impl Kick {
+    /// False if there was a kick, which is then answered.
+    fn start(&self) -> bool {
+        let mut running = self.running.lock();
+        if self.wanted.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        *running = true;
+        true
+    }
+
+    fn stop(&self) {
+        *self.running.lock() = false;
+    }
+
+    /// Reports a kick that has arrived.
+    fn taken(&self) -> Trap {
+        self.wanted.store(false, Ordering::Release);
+        Trap::Kicked
+    }
+}
+
+impl Kicker for Kick {
+    fn kick(&self) {
+        let running = self.running.lock();
+        // A second kick before the first is reported adds nothing.
+        if !self.wanted.swap(true, Ordering::AcqRel) && *running {
+            sys::tgkill(self.pid, self.tid, libc::SIGURG);
+        }
+    }
+}
