@@ -67,9 +67,9 @@ impl Births {
             let (len, listener) = message::receive(&self.socket, bytes, pid)?;
             match (message[0] == id, len, listener) {
                 (true, 8, Some(fd)) => return Listener::new(fd, self.host),
-                (true, ..) => return Err(Error::host("clone of a guest thread", libc::EAGAIN)),
-                // From a process that died in the middle.
-                (false, ..) => {}
+                (true, 16, _) => return Err(Error::host("clone of a guest thread", libc::EAGAIN)),
+                // From a process that died in the middle, or the first sign of life of a new one.
+                _ => {}
             }
         }
     }

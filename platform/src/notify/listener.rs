@@ -91,7 +91,7 @@ impl Listener {
     pub(super) fn next(&self) -> Result<Ring, Error> {
         loop {
             if !self.tells_end {
-                self.poll()?;
+                self.poll(-1)?;
             }
             let mut notif = Notif::default();
             match self.ioctl(RECV, &raw mut notif as usize) {
@@ -99,18 +99,20 @@ impl Listener {
                     let Notif { id, pid, args: [a, b, ..], .. } = notif;
                     return Ok(Ring { id, tid: pid as libc::pid_t, args: [a, b] });
                 }
-                // A signal to us; who rang was interrupted in between.
-                Err(libc::EINTR | libc::ENOENT) => {}
-                Err(libc::ENOTCONN) => return Err(Error::StubGone),
+                // A signal to us.
+                Err(libc::EINTR) => {}
+                // Who rang was interrupted in between, or nobody is left.
+                Err(libc::ENOENT) => self.poll(0)?,
                 Err(errno) => return Err(Error::host("SECCOMP_IOCTL_NOTIF_RECV", errno)),
             }
         }
     }
 
-    fn poll(&self) -> Result<(), Error> {
+    /// Waits for somebody who rings, for so many milliseconds at most.
+    fn poll(&self, timeout: i32) -> Result<(), Error> {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: plain system call with a live buffer.
-        unsafe { libc::poll(&mut poll, 1, -1) };
+        unsafe { libc::poll(&mut poll, 1, timeout) };
         if poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0 {
             return Err(Error::StubGone);
         }

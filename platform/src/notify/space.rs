@@ -68,6 +68,11 @@ impl Space {
         &self.shared
     }
 
+    /// An error if the process was given up.
+    pub(super) fn alive(&self) -> Result<(), Error> {
+        self.process.alive()
+    }
+
     /// Ends the process: it is not what the Sentry believes.
     pub(super) fn give_up(&self) {
         self.process.give_up();

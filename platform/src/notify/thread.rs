@@ -330,6 +330,7 @@ impl GuestThread for Thread {
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {
+        self.space.alive()?;
         let len = self.space.shared().clean_xstate.len();
         let offset = match self.xstate {
             Xstate::Saved(offset) => offset,

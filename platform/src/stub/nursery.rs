@@ -64,7 +64,7 @@ impl<M: Maker> Nursery<M> {
             let stub = ready.stubs.pop();
             drop(ready);
             match stub.map(M::check) {
-                None => return self.pool.maker.make(),
+                None => return self.pool.make(),
                 Some(Some(stub)) => return Ok(stub),
                 Some(None) => {}
             }
@@ -102,6 +102,17 @@ impl<M: Maker> Drop for Nursery<M> {
 }
 
 impl<M: Maker> Pool<M> {
+    /// Makes one. Where the host kills it meanwhile, that is not the caller's fault.
+    fn make(&self) -> Result<M::Stub, Error> {
+        const ATTEMPTS: usize = 3;
+        (1..ATTEMPTS)
+            .find_map(|_| match self.maker.make() {
+                Err(Error::StubGone) => None,
+                made => Some(made),
+            })
+            .unwrap_or_else(|| self.maker.make())
+    }
+
     fn keep_filled(&self) {
         self.maker.settle();
         let mut ready = self.ready.lock();

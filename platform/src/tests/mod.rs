@@ -1,7 +1,7 @@
 //! Guest code on real stubs. Each test has a platform of its own, so that they cannot disturb one
 //! another.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use std::cell::Cell;

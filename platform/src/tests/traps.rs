@@ -250,13 +250,15 @@ fn kicks_are_never_lost() {
 
 fn the_stubs_code_is_no_way_out() {
     let world = World::new();
-    let space = world.space(getpid_loop());
+    let other = world.space(getpid_loop());
+    let mut bystander = other.thread();
+    let mut space = world.space(getpid_loop());
     let data = world.frames(&[0]);
     space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&data), false);
     let mut guest = space.thread();
     guest.syscall();
     let base = world.platform.user_range().1;
-    let code = crate::arch::stub::code().len() as u64;
+    let code = crate::arch::stub::code().len().max(crate::arch::doorbell::code().len()) as u64;
     let exit_group = Registers {
         rax: libc::SYS_exit_group as u64,
         // As if it had commands of its own to execute.
@@ -267,13 +269,37 @@ fn the_stubs_code_is_no_way_out() {
     let mut command = [0u8; 64];
     command[0] = libc::SYS_exit_group as u8;
     write(&data, 0, &command);
+    let mut guest = Some(guest);
     for rip in (base..base + code).chain([base + PAGE_SIZE, base + 2 * PAGE_SIZE]) {
-        guest.regs = Registers { rip, ..exit_group };
-        // Whatever it does, it comes back and lives.
-        for _ in 0..3 {
-            guest.thread.run(&mut guest.regs).unwrap();
+        let mut one = guest.take().unwrap_or_else(|| space.thread());
+        one.regs = Registers { rip, ..exit_group };
+        // It may go on for ever, as any code may; then it can be kicked.
+        let kicker = one.thread.kicker();
+        let over = AtomicBool::new(false);
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                    kicker.kick();
+                }
+            });
+            let outcome = one.thread.run(&mut one.regs);
+            over.store(true, Ordering::Relaxed);
+            outcome
+        });
+        match outcome {
+            Ok(_) => guest = Some(one),
+            // It meddled with the stub, which is its own ruin.
+            Err(Error::StubGone) => {
+                space = world.space(getpid_loop());
+                space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&data), false);
+            }
+            Err(other) => panic!("{other} at {:#x}", rip - base),
         }
+        // Nobody else was harmed.
+        assert_eq!(bystander.syscall(), 39);
     }
+    drop((guest, space));
     // Nor can the pages be written.
     let space = world.space(misdeeds());
     let mut guest = space.thread();
