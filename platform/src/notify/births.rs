@@ -68,7 +68,7 @@ impl Births {
             match (message[0] == id, len, listener) {
                 (true, 8, Some(fd)) => return Listener::new(fd, self.host),
                 (true, 16, _) => return Err(Error::host("clone of a guest thread", libc::EAGAIN)),
-                // From a process that died in the middle, or the first sign of life of a new one.
+                // From a process that died in the middle.
                 _ => {}
             }
         }

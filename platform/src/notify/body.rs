@@ -29,6 +29,8 @@ pub(super) struct Body {
     ring: Option<u64>,
     /// It rings, or will: the ring must be answered before anything else comes from it.
     rings: bool,
+    /// It was kicked on its way to a request, which must follow.
+    dismissed: bool,
 }
 
 /// What came from a body.
@@ -66,7 +68,7 @@ impl Body {
         block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
         let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
         let Ring { id, tid, .. } = listener.next()?;
-        Ok(Body { tid, listener, block, ring: Some(id), rings: false })
+        Ok(Body { tid, listener, block, ring: Some(id), rings: false, dismissed: false })
     }
 
     /// Its host thread.
@@ -94,6 +96,7 @@ impl Body {
     pub(super) fn dismiss(&mut self) {
         if let Some(ring) = self.ring.take() {
             self.listener.answer(ring, code::ANSWER_RETURN);
+            self.dismissed = true;
         }
     }
 
@@ -106,10 +109,11 @@ impl Body {
     /// Waits for the next event.
     ///
     /// # Errors
-    /// [`Error::StubGone`] when the thread is gone.
+    /// [`Error::StubGone`] when the thread is gone, or tries to evade kicks.
     pub(super) fn wait(&mut self) -> Result<Event, Error> {
         loop {
             if !self.rings && self.asks()? {
+                self.dismissed = false;
                 return Ok(Event::Request);
             }
             let ring = self.listener.next()?;
@@ -120,7 +124,11 @@ impl Body {
             }
             if self.asks()? {
                 self.ring = Some(ring.id);
+                self.dismissed = false;
                 return Ok(Event::Request);
+            }
+            if self.dismissed {
+                return Err(Error::StubGone);
             }
             // For a request that was answered while it went to sleep, or for nothing.
             self.listener.answer(ring.id, code::ANSWER_REPLY);

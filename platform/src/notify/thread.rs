@@ -175,6 +175,7 @@ impl Thread {
                 self.leave_frame(&frame, regs)?;
                 Ok(Some(self.kick.taken()))
             }
+            Some(Zone::Foreign) => Err(Error::StubGone),
             // A request is under way: let it come. The kick is reported after it.
             Some(Zone::Entry { .. } | Zone::Asking | Zone::Returning) => {
                 self.body()?.dismiss();

@@ -77,7 +77,7 @@ fn stubs_die_with_the_sentry() {
     assert!(!in_session(session).is_empty());
     sentry.kill().unwrap();
     sentry.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     // Whoever adopts them may take its time to reap them; they must be dead.
     let alive = |pid: &sys::Tid| {
         std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"))

@@ -121,6 +121,8 @@ pub(crate) struct Control {
 pub(crate) struct Constants {
     /// Which extended state is kept (XCR0 without what a guest cannot have).
     pub(crate) xstate_mask: u64,
+    /// How long a cloner waits for its first order: a `struct timespec`.
+    pub(crate) first_birth: [u64; 2],
     /// `struct sock_fprog` of the filter with a listener.
     pub(crate) listener: [u64; 2],
     /// `struct sock_fprog` of the filter that leaves a guest thread nothing but the doorbell.
@@ -308,23 +310,19 @@ global_asm!(
     "    syscall",
     "    cmp rax, r14",
     "    jne 99f",
-    "    mov edi, {pr_set_pdeathsig}",
-    "    mov esi, {sigkill}",
-    "    mov eax, {prctl}",
-    "    syscall",
-    // If the Sentry is dead already, SIGPIPE ends this process.
-    "    mov edi, {fd_births}",
-    "    mov rsi, r14",
-    "    mov edx, 1",
-    "    mov eax, {write}",
-    "    syscall",
     "    xor ebx, ebx",
     "21: lea rdi, [r14 + {SEQUENCE}]",
     "    mov esi, {futex_wait}",
     "    mov edx, ebx",
     "    xor r10d, r10d",
-    "    mov eax, {futex}",
+    // The executor, which comes first, notices the Sentry's death; until then, time does.
+    "    test ebx, ebx",
+    "    jnz 23f",
+    "    lea r10, [rip + rsentry_doorbell_start + {CONSTANTS} + {FIRST_BIRTH}]",
+    "23: mov eax, {futex}",
     "    syscall",
+    "    cmp rax, -{etimedout}",
+    "    je 99f",
     "    mov eax, [r14 + {SEQUENCE}]",
     "    cmp eax, ebx",
     "    je 21b",
@@ -706,7 +704,6 @@ global_asm!(
     write = const libc::SYS_write,
     clone = const libc::SYS_clone,
     mmap = const libc::SYS_mmap,
-    prctl = const libc::SYS_prctl,
     futex = const libc::SYS_futex,
     close_range = const libc::SYS_close_range,
     sigaltstack = const libc::SYS_sigaltstack,
@@ -714,12 +711,11 @@ global_asm!(
     exit = const libc::SYS_exit,
     exit_group = const libc::SYS_exit_group,
     eintr = const libc::EINTR,
+    etimedout = const libc::ETIMEDOUT,
     emfile = const libc::EMFILE,
-    sigkill = const libc::SIGKILL,
     sigurg = const libc::SIGURG,
     prot_read = const libc::PROT_READ,
     map_shared_fixed = const libc::MAP_SHARED | libc::MAP_FIXED,
-    pr_set_pdeathsig = const libc::PR_SET_PDEATHSIG,
     futex_wait = const libc::FUTEX_WAIT,
     msg_nosignal = const libc::MSG_NOSIGNAL,
     seccomp_set_mode_filter = const libc::SECCOMP_SET_MODE_FILTER,
@@ -749,6 +745,7 @@ global_asm!(
     BIRTH_MESSAGE = const offset_of!(BirthRecord, message),
     ID = const offset_of!(BirthRecord, id),
     XSTATE_MASK = const offset_of!(Constants, xstate_mask),
+    FIRST_BIRTH = const offset_of!(Constants, first_birth),
     LISTENER = const offset_of!(Constants, listener),
     CLOSED = const offset_of!(Constants, closed),
     DOORBELL = const DOORBELL,
@@ -836,6 +833,8 @@ pub(crate) fn entry_offset() -> u64 {
 /// What a thread that is somewhere in the stub's code is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Zone {
+    /// It executes what is meant for other threads.
+    Foreign,
     /// It enters from a patched call site, and nothing but rcx and r11 has been changed. Before
     /// the exchange, rcx still is what the call site put there.
     Entry {
@@ -860,7 +859,9 @@ pub(crate) fn zone(at: u64) -> Option<Zone> {
     if at >= code().len() as u64 {
         return None;
     }
-    Some(if before(&raw const rsentry_doorbell_entry) {
+    Some(if before(&raw const rsentry_doorbell_signal) {
+        Zone::Foreign
+    } else if before(&raw const rsentry_doorbell_entry) {
         Zone::Asking
     } else if before(&raw const rsentry_doorbell_committed) {
         Zone::Entry { exchanged: !before(&raw const rsentry_doorbell_exchanged) }
@@ -904,6 +905,7 @@ mod tests {
         assert_eq!(
             seen,
             [
+                Zone::Foreign,
                 Zone::Asking,
                 Zone::Entry { exchanged: false },
                 Zone::Entry { exchanged: true },

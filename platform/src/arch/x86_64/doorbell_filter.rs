@@ -91,7 +91,6 @@ pub(crate) fn base(code: u64) -> Vec<sock_filter> {
         out.extend([jump(BPF_JEQ, nr as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
     out.extend(only(libc::SYS_clone, &[CLONE_PROCESS, CLONE_GUEST, CLONE_EXECUTOR]));
-    out.extend(only(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64]));
     out.push(ret(SECCOMP_RET_KILL_PROCESS));
     out
 }
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn clone_and_prctl_have_fixed_arguments() {
+    fn clone_has_fixed_flags() {
         let base = base(CODE);
         for (nr, first, ok) in [
             (libc::SYS_clone, CLONE_PROCESS, true),
@@ -175,8 +174,7 @@ mod tests {
             (libc::SYS_clone, CLONE_EXECUTOR, true),
             (libc::SYS_clone, CLONE_GUEST | 1 << 32, false),
             (libc::SYS_clone, 0, false),
-            (libc::SYS_prctl, 1, true),
-            (libc::SYS_prctl, 15, false),
+            (libc::SYS_prctl, 1, false),
             (libc::SYS_ptrace, 0, false),
             (libc::SYS_mmap, 77, true),
         ] {
