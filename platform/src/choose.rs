@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::memory_file::MemoryFile;
+use crate::notify::NotifyPlatform;
 use crate::ptrace::PtracePlatform;
 use crate::{Error, Platform};
 
@@ -47,7 +48,7 @@ impl fmt::Debug for Opened {
 /// # Errors
 /// What the host refuses: of the platform that was asked for, or, for [`Choice::Auto`], of all.
 pub fn open(choice: Choice, file: &Arc<MemoryFile>) -> Result<Opened, Error> {
-    choose(choice, || notify(file), || ptrace(file))
+    choose(choice, || notify(choice, file), || ptrace(file))
 }
 
 type Attempt = Result<Arc<dyn Platform>, Error>;
@@ -58,8 +59,13 @@ fn ptrace(file: &Arc<MemoryFile>) -> Attempt {
 
 /// Probes the host for what `notify` needs and opens it. A failure must leave nothing behind:
 /// `ptrace` is tried next, in the same process.
-fn notify(_file: &Arc<MemoryFile>) -> Attempt {
-    Err(Error::Unavailable("this build does not have it".into()))
+fn notify(choice: Choice, file: &Arc<MemoryFile>) -> Attempt {
+    let platform = NotifyPlatform::new(file.clone())?;
+    if choice == Choice::Auto && !platform.wakes_here() {
+        let missing = "the host has no SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, so ptrace is faster";
+        return Err(Error::Unavailable(missing.into()));
+    }
+    Ok(platform)
 }
 
 fn choose(

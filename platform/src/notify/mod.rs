@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::memory_file::MemoryFile;
 use crate::stub::nursery::{Maker as _, Nursery};
 use crate::stub::vdso::Vdso;
-use crate::{AddressSpace, Error, Platform, VdsoImage};
+use crate::{AddressSpace, Error, HostCalls, Platform, VdsoImage};
 
 mod births;
 mod body;
@@ -56,7 +56,7 @@ const USER_START: u64 = 0x1_0000;
 /// See the module.
 pub struct NotifyPlatform {
     shared: Arc<Shared>,
-    facts: Vec<&'static str>,
+    wakes_here: bool,
 }
 
 /// What all address spaces use.
@@ -73,7 +73,7 @@ struct Shared {
 
 impl NotifyPlatform {
     /// Starts the template, and a stub to see whether everything works. To be called while the
-    /// process is single-threaded, before its seccomp filter: later, only [`crate::host_syscalls`]
+    /// process is single-threaded, before its seccomp filter: later, only [`Platform::host_calls`]
     /// are used. Needs `/proc/self/maps`, or [`crate::look_around`] before; guests have no vDSO
     /// without. `file` must be the memory file of all address spaces.
     ///
@@ -92,15 +92,14 @@ impl NotifyPlatform {
         let maker = Processes { file: file.clone(), layout, template: template.clone(), births };
         let births = maker.births.clone();
         let probe = maker.make()?;
-        let mut facts = vec!["user notification"];
-        if probe.0.can_wake_here() {
+        let wakes_here = probe.0.can_wake_here();
+        if wakes_here {
             births.lock().set_sync_wake_up();
-            facts.push("wake-ups on the same CPU");
         }
         drop(probe);
         let first = maker.make()?;
         Ok(Arc::new(NotifyPlatform {
-            facts,
+            wakes_here,
             shared: Arc::new(Shared {
                 file,
                 layout,
@@ -114,9 +113,9 @@ impl NotifyPlatform {
         }))
     }
 
-    /// What the host was found to have, for the log.
-    pub fn facts(&self) -> &[&'static str] {
-        &self.facts
+    /// Whether a doorbell wakes the Sentry on the guest's CPU. Otherwise it is slow.
+    pub fn wakes_here(&self) -> bool {
+        self.wakes_here
     }
 }
 
@@ -131,6 +130,16 @@ impl NotifyPlatform {
 impl Platform for NotifyPlatform {
     fn name(&self) -> &'static str {
         "notify"
+    }
+
+    fn host_calls(&self) -> HostCalls {
+        HostCalls { calls: HOST_SYSCALLS, ioctls: IOCTLS }
+    }
+
+    fn features(&self) -> Vec<String> {
+        let vdso = if self.shared.vdso.is_some() { "vdso" } else { "no vdso" };
+        let wakes = if self.wakes_here { "sync wake-up" } else { "no sync wake-up" };
+        vec![vdso.into(), wakes.into(), format!("xcr0 {:#x}", self.shared.xstate.mask)]
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
@@ -156,15 +165,13 @@ impl Platform for NotifyPlatform {
 ///
 /// | call | for |
 /// |---|---|
-/// | `ioctl` | receiving and answering doorbells |
 /// | `wait4`, `waitid` | deaths of stubs |
 /// | `kill`, `tgkill` | SIGKILL to a stub process; SIGURG to a guest thread (a kick) |
 /// | `sendmsg`, `recvmsg`, `poll` | orders to the template, listeners from stubs |
 /// | `fallocate`, `lseek`, `fstat`, `statx` | the memory file |
 /// | `clock_nanosleep` | the memory file's reclaimer |
 /// | `close` | sockets and listeners |
-pub(crate) const HOST_SYSCALLS: &[i64] = &[
-    libc::SYS_ioctl,
+const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_wait4,
     libc::SYS_waitid,
     libc::SYS_kill,
@@ -179,3 +186,6 @@ pub(crate) const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_close,
 ];
+
+/// The commands to listeners: receiving and answering doorbells.
+const IOCTLS: &[u32] = &[listener::RECV as u32, listener::SEND as u32, listener::SET_FLAGS as u32];
