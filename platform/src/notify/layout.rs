@@ -2,7 +2,6 @@
 
 use crate::PAGE_SIZE;
 use crate::arch::doorbell::{self, BLOCK_LEN, BLOCKS_HIGH};
-use crate::stub::vdso::Vdso;
 
 /// First address that guests cannot have.
 pub(super) const USER_END: u64 = (BLOCKS_HIGH as u64) << 32;
@@ -29,15 +28,9 @@ impl Layout {
     /// Most guest threads that a process can have.
     pub(super) const BLOCKS_MAX: u64 = (Layout::LEN - Layout::BLOCKS) / BLOCK_LEN;
 
-    /// The half of the range above [`USER_END`] in which the host did not put its vDSO.
-    pub(super) fn beside(vdso: Option<&Vdso>) -> Layout {
-        let lower = vdso.is_none_or(|v| v.start() >= USER_END + Layout::LEN || v.end() <= USER_END);
-        Layout { base: USER_END + if lower { 0 } else { Layout::LEN } }
-    }
-
-    /// First address and length of all of it. The upper half ends with user space.
-    pub(super) fn range(self) -> (u64, u64) {
-        (self.base, (HOST_END - self.base).min(Layout::LEN))
+    /// The same in every process.
+    pub(super) fn new() -> Layout {
+        Layout { base: USER_END }
     }
 
     /// The page with the stub's code: read and execute.

@@ -84,7 +84,7 @@ impl NotifyPlatform {
         let host = probe::host()?;
         let xstate = xstate::Layout::probe()?;
         let vdso = Vdso::find();
-        let layout = Layout::beside(vdso.as_ref());
+        let layout = Layout::new();
         let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
         let (template, births) = Template::start(&file, layout, keep, &xstate)?;
         let template = Arc::new(Mutex::new(template));
