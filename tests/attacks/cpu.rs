@@ -141,7 +141,9 @@ fn bases(attacker: &Attacker, _: u64) {
         for _ in 0..3 {
             let result = call_results(|nr| {
                 let (got, after) = asm::syscall_with_gs_base(nr, value);
-                if after != value && value < probe::USER_END {
+                // A stub may use GS for itself as long as its guest does not.
+                let unused = value == 0 && after == own;
+                if after != value && value < probe::USER_END && !unused {
                     attacker.share.fail(&format!("GS base {value:#x} became {after:#x}"));
                 }
                 got

@@ -9,7 +9,7 @@ pub const PAGE: u64 = 4096;
 /// One past the highest user address with four-level page tables.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 /// The stub lies within this many bytes of the end.
-pub const REGION: u64 = 1 << 30;
+pub const REGION: u64 = 1 << 32;
 /// Stubs may keep a table of code pointers here.
 pub const LOW_TABLE: std::ops::Range<u64> = 0x6_0000..0x7_0000;
 
@@ -92,10 +92,11 @@ pub fn find_pages(everywhere: bool) -> Vec<u64> {
         note_range(PAGE..2 << 20, PAGE, &maps);
         note_range(2 << 20..4 << 30, 2 << 20, &maps);
         note_range(4 << 30..USER_END, 16 << 30, &maps);
-        note_range(USER_END + PAGE - REGION..USER_END, BLOCK, &maps);
-        note_range(USER_END - REGION..USER_END, BLOCK, &maps);
+        // From a round address: the region may begin with one.
+        note_range(USER_END + PAGE - REGION..USER_END, 256 << 10, &maps);
+        note_range(USER_END - (1 << 28)..USER_END, BLOCK, &maps);
         for page in pages() {
-            note_range(page.saturating_sub(BLOCK)..page + BLOCK, PAGE, &maps);
+            note_range(page.saturating_sub(BLOCK)..page + 2 * BLOCK, PAGE, &maps);
         }
     }
     pages()
