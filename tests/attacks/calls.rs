@@ -18,8 +18,22 @@ pub const ATTACKS: &[Attack] = &[
         limit: 1000,
         body: at_the_stub,
     },
-    Attack::once("memory_file_at_foreign_offsets", Ends::OrHangs, foreign_offsets),
-    Attack::once("forged_signal_frames", Ends::Somehow, forged_frames),
+    Attack {
+        name: "memory_file_at_foreign_offsets",
+        ends: Ends::OrHangs,
+        items: || probe::call_sites(4).len() as u64 * 8,
+        fresh: true,
+        limit: 5000,
+        body: foreign_offsets,
+    },
+    Attack {
+        name: "forged_signal_frames",
+        ends: Ends::OrHangs,
+        items: || (probe::call_sites(4).len() as u64 + 1) * FORGERIES,
+        fresh: true,
+        limit: 1000,
+        body: forged_frame,
+    },
     Attack::once("other_entries", Ends::Well, other_entries),
 ];
 
@@ -194,57 +208,51 @@ fn kill_all(attacker: &Attacker, site: u64) {
     }
 }
 
-/// The memory file at every megabyte of its first gigabytes, through every descriptor that a stub may
-/// have, from every `syscall` instruction.
-fn foreign_offsets(attacker: &Attacker, _: u64) {
+/// The memory file at offsets all over its first gigabytes, through every descriptor that a stub may
+/// have.
+fn foreign_offsets(attacker: &Attacker, item: u64) {
     attacker.catcher.start_ticks();
     closed();
-    let sites = probe::call_sites(4);
-    for site in sites {
-        for fd in 0..4 {
-            for offset in (0..2u64 << 30).step_by(64 << 20) {
-                for flags in [0x11, 0x12] {
-                    let args = [NOWHERE, 64 << 20, 3, flags, fd, offset];
-                    call(attacker, site, NR(libc::SYS_mmap), args);
-                    if catch::load(NOWHERE).is_some() {
-                        attacker.share.fail("a piece of a file of the host was mapped");
-                    }
-                }
-            }
+    let site = probe::call_sites(4)[item as usize / 8];
+    let (fd, flags) = (item % 4, if item % 8 < 4 { 0x11 } else { 0x12 });
+    for offset in (0..2u64 << 30).step_by(64 << 20) {
+        call(attacker, site, NR(libc::SYS_mmap), [NOWHERE, 64 << 20, 3, flags, fd, offset]);
+        if catch::load(NOWHERE).is_some() {
+            attacker.share.fail("a piece of a file of the host was mapped");
         }
     }
 }
 
-/// `rt_sigreturn` with whatever lies on the stack, from the stub and from our own code.
-fn forged_frames(attacker: &Attacker, _: u64) {
+/// How many frames are forged for a `syscall` instruction.
+const FORGERIES: u64 = 40;
+
+/// `rt_sigreturn` with whatever lies on the stack, from our own code and from the stub.
+fn forged_frame(attacker: &Attacker, item: u64) {
     attacker.catcher.start_ticks();
-    let mut chance = super::share::Chance(0x5eed);
-    let mut sites = probe::call_sites(4);
-    // A `syscall` of our own.
-    sites.push(own_syscall());
-    for site in sites {
-        for round in 0..150 {
-            let memory = scratch();
-            for slot in 0..512u64 {
-                let value = match round % 5 {
-                    0 => 0,
-                    1 => u64::MAX,
-                    2 => chance.next(),
-                    3 => chance.next() & 0x7fff_ffff_ffff,
-                    _ => memory,
-                };
-                catch::store(memory + slot * 8, value);
-            }
-            if round % 2 == 1 {
-                // ss, fs, gs, cs as they should be, and as they should not.
-                let selectors = [0x002b_0000_0000_0033, 0x002b_0000_0000_0023, 0x33, 0x10];
-                catch::store(memory + 40 + 18 * 8, selectors[round / 2 % 4]);
-                catch::store(memory + 40 + 16 * 8, chance.next());
-            }
-            let regs = Regs::all(memory, memory).call(NR(libc::SYS_rt_sigreturn), [0; 6]);
-            attacker.catcher.jump(site, &regs);
-        }
+    let mut chance = super::share::Chance(item + 0x5eed);
+    let mut sites = vec![own_syscall()];
+    sites.extend(probe::call_sites(4));
+    let (site, round) = (sites[(item / FORGERIES) as usize], item % FORGERIES);
+    let memory = scratch();
+    for slot in 0..512u64 {
+        let value = match round % 5 {
+            0 => 0,
+            1 => u64::MAX,
+            2 => chance.next(),
+            3 => chance.next() & 0x7fff_ffff_ffff,
+            _ => memory,
+        };
+        catch::store(memory + slot * 8, value);
     }
+    if round % 2 == 1 {
+        // ss, fs, gs, cs as they should be, and as they should not; and any instruction pointer.
+        let selectors = [0x002b_0000_0000_0033, 0x002b_0000_0000_0023, 0x33, 0x10];
+        catch::store(memory + 40 + 18 * 8, selectors[round as usize / 2 % 4]);
+        let rip = [chance.next(), site, memory, asm::attack_spin as *const () as u64];
+        catch::store(memory + 40 + 16 * 8, rip[round as usize / 8 % 4]);
+    }
+    let regs = Regs::all(memory, memory).call(NR(libc::SYS_rt_sigreturn), [0; 6]);
+    attacker.catcher.jump(site, &regs);
 }
 
 /// The address of a `syscall` instruction of this program.

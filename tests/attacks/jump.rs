@@ -71,7 +71,9 @@ fn jump(attacker: &Attacker, item: u64) {
         }
         return;
     }
-    let page = pages[(item / FILLINGS / PAGE) as usize];
+    // With one filling everywhere, then the next.
+    let (at, which) = (item % (last / FILLINGS), item / (last / FILLINGS));
+    let page = pages[(at / PAGE) as usize];
     if DATA.get() == page {
         return;
     }
@@ -80,8 +82,8 @@ fn jump(attacker: &Attacker, item: u64) {
         attacker.catcher.start_ticks();
         closed();
     }
-    let target = page + item / FILLINGS % PAGE;
-    let caught = attacker.catcher.jump(target, &filling(item % FILLINGS));
+    let target = page + at % PAGE;
+    let caught = attacker.catcher.jump(target, &filling(which));
     if caught.is_fetch() && caught.rip == target {
         DATA.set(page);
     }

@@ -13,8 +13,8 @@ use super::victim::Victim;
 
 /// The attackers' user.
 pub const USER: u32 = 1001;
-/// What of a sweep's time is up is not tried with every item any more.
-const SWEEP: u64 = 12_000;
+/// How long a sweep tries every item, in milliseconds. Then it tries a spread of them.
+const SWEEP: u64 = 15_000;
 
 /// How an attacking process may end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ fn wait(pid: i32, limit: u64) -> Option<i32> {
 }
 
 impl Supervisor {
-    fn spawn(&self, attack: &Attack, from: u64, to: u64) -> Result<i32, String> {
+    fn spawn(&self, attack: &Attack, from: u64, to: u64, start: u64) -> Result<i32, String> {
         self.share.item.store(from, Ordering::Relaxed);
         self.share.ready.store(0, Ordering::Relaxed);
         // SAFETY: the process has one thread.
@@ -119,10 +119,8 @@ impl Supervisor {
             share::become_user(USER);
             let attacker = Attacker { share: self.share, catcher: Catcher::install() };
             probe::find_pages(false);
-            let start = now();
             for item in from..to {
-                // All of them at first, then a spread of them.
-                if now() - start > SWEEP && item % 37 != 0 {
+                if !attack.fresh && now() - start > SWEEP && !item.is_multiple_of(37) {
                     continue;
                 }
                 self.share.item.store(item, Ordering::Relaxed);
@@ -169,7 +167,7 @@ impl Supervisor {
         let start = now();
         while from < items {
             let to = if attack.fresh { from + 1 } else { items };
-            let pid = self.spawn(attack, from, to)?;
+            let pid = self.spawn(attack, from, to, start)?;
             let status = self.watch(attack, pid)?;
             let item = self.share.item.load(Ordering::Relaxed);
             if let Some(what) = self.share.failure() {
@@ -192,8 +190,7 @@ impl Supervisor {
             *ends.entry(end).or_default() += 1;
             from = if attack.fresh { to } else { item.max(from) + 1 };
             if attack.fresh && now() - start > SWEEP {
-                // Later items are tried less often.
-                from += 4;
+                from += 36;
             }
         }
         let mut summary = format!("{items} items");
