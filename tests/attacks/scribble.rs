@@ -19,7 +19,7 @@ pub const ATTACKS: &[Attack] = &[
         ends: Ends::OrHangs,
         items: || PATTERNS * 2,
         fresh: true,
-        limit: 3000,
+        limit: 1000,
         body: over_calls,
     },
     Attack {
@@ -27,7 +27,7 @@ pub const ATTACKS: &[Attack] = &[
         ends: Ends::OrHangs,
         items: || PATTERNS * 2,
         fresh: true,
-        limit: 3000,
+        limit: 1000,
         body: over_own,
     },
     Attack {
