@@ -34,6 +34,14 @@ pub const ATTACKS: &[Attack] = &[
         limit: 1000,
         body: forged_frame,
     },
+    Attack {
+        name: "death_amid_births",
+        ends: Ends::Somehow,
+        items: || 40,
+        fresh: true,
+        limit: 5000,
+        body: death_amid_births,
+    },
     Attack::once("other_entries", Ends::Well, other_entries),
 ];
 
@@ -253,6 +261,37 @@ fn forged_frame(attacker: &Attacker, item: u64) {
     }
     let regs = Regs::all(memory, memory).call(NR(libc::SYS_rt_sigreturn), [0; 6]);
     attacker.catcher.jump(site, &regs);
+}
+
+/// The host ends the process for a forbidden call while threads and children of it are being made:
+/// whoever makes them must notice, and go on with those of others.
+fn death_amid_births(attacker: &Attacker, item: u64) {
+    attacker.catcher.start_ticks();
+    for _ in 0..2 {
+        std::thread::spawn(|| {
+            loop {
+                let _ = std::thread::Builder::new().spawn(|| ()).map(std::thread::JoinHandle::join);
+            }
+        });
+    }
+    std::thread::spawn(|| {
+        loop {
+            // SAFETY: the child makes one call.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    libc::_exit(0);
+                }
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+        }
+    });
+    std::thread::sleep(std::time::Duration::from_micros(1000 + item * 250));
+    for site in probe::call_sites(4) {
+        call(attacker, site, NR(libc::SYS_exit_group), [0; 6]);
+    }
+    // SAFETY: where that was no more than a call, or nothing.
+    unsafe { libc::_exit(0) };
 }
 
 /// The address of a `syscall` instruction of this program.

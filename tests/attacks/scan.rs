@@ -9,6 +9,7 @@ use super::supervisor::{Attack, Attacker, Ends};
 pub const ATTACKS: &[Attack] = &[
     Attack::once("own_memory", Ends::Well, own_memory),
     Attack::once("fresh_memory", Ends::Well, fresh_memory),
+    Attack::once("own_registers", Ends::Well, own_registers),
     Attack::once("fresh_threads", Ends::Well, fresh_threads),
     Attack::once("registers_at_birth", Ends::Well, registers_at_birth),
 ];
@@ -68,6 +69,22 @@ fn fresh_memory(attacker: &Attacker, _: u64) {
             libc::munmap(at, LEN);
         }
         doze(5);
+    }
+}
+
+/// Where the stub keeps registers, a canary in the registers is found: otherwise the search for
+/// the victim's would be blind.
+fn own_registers(attacker: &Attacker, _: u64) {
+    let mut vectors = [1; 32];
+    for at in 1..vectors.len() {
+        vectors[at] = probe::successor(vectors[at - 1]);
+    }
+    // The first execution of an instruction, which no stub can have changed yet.
+    asm::syscall_with_vectors(libc::SYS_getppid as u64, 0, &vectors);
+    let near = asm::gs_base() & !(PAGE - 1);
+    let range = near..near + (32 << 10);
+    if !probe::writable_pages().is_empty() && probe::canary_in(range).is_none() {
+        attacker.share.fail("a canary in the registers leaves no trace in the stub's pages");
     }
 }
 
