@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod loader;
 pub mod mm;
 pub mod net;
+pub mod rarely;
 pub mod syscalls;
 pub mod tty;
 pub mod vfs;

@@ -13,6 +13,7 @@ use super::task::TaskParts;
 use super::thread_group::{RLIM_NLIMITS, Rlimit};
 use super::{Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, pidfd};
 use crate::mm::MemoryManager;
+use crate::rarely::Rarely;
 use crate::syscalls::SysResult;
 
 /// `CLONE_*`
@@ -131,7 +132,10 @@ fn spawn(start: Start) -> Result<(), Errno> {
         let guest = match start.mm.address_space().clone().new_thread() {
             Ok(guest) => guest,
             Err(error) => {
-                tracing::warn!(%error, "no guest thread");
+                static FAILED: Rarely = Rarely::new();
+                if let Some(count) = FAILED.due() {
+                    tracing::warn!(%error, count, "no guest thread");
+                }
                 let _ = ready.send(false);
                 return;
             }
@@ -141,7 +145,10 @@ fn spawn(start: Start) -> Result<(), Errno> {
         if let Some(image) = xstate
             && let Err(error) = cur.set_xstate(&image)
         {
-            tracing::warn!(%error, "extended state not copied");
+            static FAILED: Rarely = Rarely::new();
+            if let Some(count) = FAILED.due() {
+                tracing::warn!(%error, count, "extended state not copied");
+            }
             let _ = ready.send(false);
             return;
         }

@@ -11,6 +11,7 @@ use super::thread_group::Rlimit;
 use super::time::monotonic_ns;
 use super::timer::{Expire, TimerId};
 use super::{Kernel, ThreadGroup};
+use crate::rarely::Rarely;
 
 const SECOND: u64 = 1_000_000_000;
 /// How exactly a limit is kept: a tick.
@@ -68,7 +69,10 @@ impl Expire for CpuLimit {
                     let at = monotonic_ns().saturating_add(pace.max(TICK));
                     let target: Weak<dyn Expire> = Arc::downgrade(&(self.clone() as Arc<_>));
                     if let Err(errno) = kernel.timers.arm(self.id, at, target) {
-                        tracing::warn!(%errno, "no timer for RLIMIT_CPU");
+                        static FAILED: Rarely = Rarely::new();
+                        if let Some(count) = FAILED.due() {
+                            tracing::warn!(%errno, count, "no timer for RLIMIT_CPU");
+                        }
                     }
                     return;
                 }

@@ -12,6 +12,7 @@ use super::signal::frame::TrapInfo;
 use super::signal::{AltStack, SigInfo, SigSet};
 use super::{FdTable, Task, exit};
 use crate::mm::{FaultError, MemoryManager};
+use crate::rarely::Rarely;
 use crate::syscalls::{self, SysResult};
 
 /// The rest of a system call that was interrupted (Linux's `struct restart_block`).
@@ -228,7 +229,10 @@ impl Current {
             Ok(Trap::Fault(fault)) => self.fault(&fault),
             Ok(Trap::Exception(exception)) => self.exception(&exception),
             Err(error) => {
-                tracing::error!(tid = self.tid(), %error, "guest thread lost");
+                static LOST: Rarely = Rarely::new();
+                if let Some(count) = LOST.due() {
+                    tracing::error!(tid = self.tid(), %error, count, "guest thread lost");
+                }
                 self.group.begin_exit(libc::SIGKILL as u32);
             }
         }
@@ -243,7 +247,10 @@ impl Current {
         match self.mm.handle_fault(fault) {
             Ok(()) => {}
             Err(FaultError::OutOfMemory) => {
-                tracing::warn!(tid = self.tid(), "killed: out of memory");
+                static KILLED: Rarely = Rarely::new();
+                if let Some(count) = KILLED.due() {
+                    tracing::warn!(tid = self.tid(), count, "killed: out of memory");
+                }
                 self.group.begin_exit(libc::SIGKILL as u32);
             }
             Err(FaultError::Signal { signo, code, addr }) => {

@@ -12,6 +12,7 @@ use super::cred_exec::{self, ExecCredentials, FileCaps, FileRights};
 use super::{Credentials, Current, Events, Task, exit};
 use crate::loader::{self, ExecFile, Identity, LoadError, Opener, Personality, Strings};
 use crate::mm::FileMapping;
+use crate::rarely::Rarely;
 use crate::syscalls::mm as mm_calls;
 use crate::vfs::namei::LookupFlags;
 use crate::vfs::perm::{self, Access};
@@ -146,7 +147,10 @@ pub fn execve(cur: &mut Current, request: ExecRequest) -> Result<(), Errno> {
         }
     };
     let guest = loaded.mm.address_space().clone().new_thread().map_err(|error| {
-        tracing::warn!(%error, "no guest thread");
+        static FAILED: Rarely = Rarely::new();
+        if let Some(count) = FAILED.due() {
+            tracing::warn!(%error, count, "no guest thread");
+        }
         Errno::ENOMEM
     })?;
     become_only_thread(cur)?;

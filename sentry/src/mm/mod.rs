@@ -51,6 +51,7 @@ pub use proc::{ExecInfo, MemoryUse, Resident, VmaInfo};
 pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
 pub use vma::VmFlags;
 
+use crate::rarely::Rarely;
 use fork::HotChunks;
 use interval_map::IntervalMap;
 use layout::Layout;
@@ -185,7 +186,10 @@ impl MemoryManager {
         state: State,
     ) -> Result<Arc<MemoryManager>, Errno> {
         let space = ctx.platform.new_address_space().map_err(|error| {
-            tracing::warn!(%error, "no address space");
+            static FAILED: Rarely = Rarely::new();
+            if let Some(count) = FAILED.due() {
+                tracing::warn!(%error, count, "no address space");
+            }
             Errno::ENOMEM
         })?;
         Ok(Arc::new_cyclic(|this| MemoryManager {
