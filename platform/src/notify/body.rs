@@ -17,11 +17,17 @@ use super::process::Process;
 use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::memory_file::{Frames, MemoryFile};
-use crate::stub::sys::Tid;
+use crate::stub::sys::{self, Tid};
 use crate::{Error, Registers, usercopy};
+
+/// How long a thread that was kicked in the middle of a request may take to finish that, in
+/// milliseconds, before it is kicked again; and so on. A few instructions are missing: who does not
+/// get through them time after time goes in circles there.
+const DISMISSED: [i32; 3] = [250, 1000, 4000];
 
 /// See the module.
 pub(super) struct Body {
+    pid: Tid,
     tid: Tid,
     listener: Listener,
     block: Block,
@@ -29,8 +35,8 @@ pub(super) struct Body {
     ring: Option<u64>,
     /// It rings, or will: the ring must be answered before anything else comes from it.
     rings: bool,
-    /// It was kicked on its way to a request, which must follow.
-    dismissed: bool,
+    /// How often it was kicked on its way to a request, which must follow.
+    dismissed: usize,
 }
 
 /// What came from a body.
@@ -68,7 +74,8 @@ impl Body {
         block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
         let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
         let Ring { id, tid, .. } = listener.next()?;
-        Ok(Body { tid, listener, block, ring: Some(id), rings: false, dismissed: false })
+        let pid = process.pid();
+        Ok(Body { pid, tid, listener, block, ring: Some(id), rings: false, dismissed: 0 })
     }
 
     /// Its host thread.
@@ -93,11 +100,18 @@ impl Body {
     }
 
     /// Lets it go on with what the kick interrupted.
-    pub(super) fn dismiss(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] if that has not led anywhere several times.
+    pub(super) fn dismiss(&mut self) -> Result<(), Error> {
+        if self.dismissed == DISMISSED.len() {
+            return Err(Error::StubGone);
+        }
         if let Some(ring) = self.ring.take() {
             self.listener.answer(ring, code::ANSWER_RETURN);
-            self.dismissed = true;
+            self.dismissed += 1;
         }
+        Ok(())
     }
 
     /// Whether a request stands in the block.
@@ -113,10 +127,19 @@ impl Body {
     pub(super) fn wait(&mut self) -> Result<Event, Error> {
         loop {
             if !self.rings && self.asks()? {
-                self.dismissed = false;
+                self.dismissed = 0;
                 return Ok(Event::Request);
             }
-            let ring = self.listener.next()?;
+            let ring = match self.dismissed.checked_sub(1).and_then(|at| DISMISSED.get(at)) {
+                None => self.listener.next()?,
+                Some(&patience) => match self.listener.next_within(patience)? {
+                    Some(ring) => ring,
+                    None => {
+                        sys::tgkill(self.pid, self.tid, libc::SIGURG);
+                        continue;
+                    }
+                },
+            };
             self.rings = false;
             if ring.args[0] == code::RING_KICK {
                 self.ring = Some(ring.id);
@@ -124,10 +147,10 @@ impl Body {
             }
             if self.asks()? {
                 self.ring = Some(ring.id);
-                self.dismissed = false;
+                self.dismissed = 0;
                 return Ok(Event::Request);
             }
-            if self.dismissed {
+            if self.dismissed > 0 {
                 return Err(Error::StubGone);
             }
             // For a request that was answered while it went to sleep, or for nothing.

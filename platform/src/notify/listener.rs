@@ -93,30 +93,47 @@ impl Listener {
             if !self.tells_end {
                 self.poll(-1)?;
             }
-            let mut notif = Notif::default();
-            match self.ioctl(RECV, &raw mut notif as usize) {
-                Ok(()) => {
-                    let Notif { id, pid, args: [a, b, ..], .. } = notif;
-                    return Ok(Ring { id, tid: pid as libc::pid_t, args: [a, b] });
-                }
-                // A signal to us.
-                Err(libc::EINTR) => {}
-                // Who rang was interrupted in between, or nobody is left.
-                Err(libc::ENOENT) => self.poll(0)?,
-                Err(errno) => return Err(Error::host("SECCOMP_IOCTL_NOTIF_RECV", errno)),
+            if let Some(ring) = self.receive()? {
+                return Ok(ring);
             }
         }
     }
 
-    /// Waits for somebody who rings, for so many milliseconds at most.
-    fn poll(&self, timeout: i32) -> Result<(), Error> {
+    /// As [`Listener::next`] for so many milliseconds at most, after which there is `None`.
+    pub(super) fn next_within(&self, milliseconds: i32) -> Result<Option<Ring>, Error> {
+        while self.poll(milliseconds)? {
+            if let Some(ring) = self.receive()? {
+                return Ok(Some(ring));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes what was rung. `None` if there is nothing any more.
+    fn receive(&self) -> Result<Option<Ring>, Error> {
+        let mut notif = Notif::default();
+        match self.ioctl(RECV, &raw mut notif as usize) {
+            Ok(()) => {
+                let Notif { id, pid, args: [a, b, ..], .. } = notif;
+                Ok(Some(Ring { id, tid: pid as libc::pid_t, args: [a, b] }))
+            }
+            // A signal to us.
+            Err(libc::EINTR) => Ok(None),
+            // Who rang was interrupted in between, or nobody is left.
+            Err(libc::ENOENT) => self.poll(0).map(|_| None),
+            Err(errno) => Err(Error::host("SECCOMP_IOCTL_NOTIF_RECV", errno)),
+        }
+    }
+
+    /// Waits for somebody who rings, for so many milliseconds at most. Whether somebody does.
+    fn poll(&self, timeout: i32) -> Result<bool, Error> {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: plain system call with a live buffer.
         unsafe { libc::poll(&mut poll, 1, timeout) };
         if poll.revents & libc::POLLIN == 0 && poll.revents & libc::POLLHUP != 0 {
             return Err(Error::StubGone);
         }
-        Ok(())
+        Ok(poll.revents & libc::POLLIN != 0)
     }
 
     /// Lets who rang go on, with `value` as the doorbell's result. Who is gone or was interrupted

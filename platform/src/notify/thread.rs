@@ -178,7 +178,7 @@ impl Thread {
             Some(Zone::Foreign) => Err(Error::StubGone),
             // A request is under way: let it come. The kick is reported after it.
             Some(Zone::Entry { .. } | Zone::Asking | Zone::Returning) => {
-                self.body()?.dismiss();
+                self.body()?.dismiss()?;
                 Ok(None)
             }
             Some(Zone::Answering) => {
@@ -228,7 +228,7 @@ impl Thread {
                         self.xstate = self.saved_by(&frame)?;
                         return Ok(XSAVE_AREA);
                     }
-                    self.body()?.dismiss();
+                    self.body()?.dismiss()?;
                 }
             }
         }
