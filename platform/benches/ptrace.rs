@@ -37,7 +37,13 @@ fn measure(what: &str, rounds: usize, mut once: impl FnMut()) {
 fn space(platform: &dyn Platform, code: &Frames) -> Arc<dyn AddressSpace> {
     let space = platform.new_address_space().expect("a stub");
     let prot = Prot { read: true, write: false, exec: true };
-    space.map(CODE, code.len(), prot, Source::Memory { offset: code.offset() }, false);
+    space.map(
+        CODE,
+        code.len(),
+        prot,
+        Source::Memory { offset: code.offset(), shared: false },
+        false,
+    );
     space
 }
 
@@ -65,7 +71,8 @@ fn main() {
         regs.rax = 1;
     });
     let data = file.allocate(64 * PAGE_SIZE).expect("memory");
-    let source = |page: u64| Source::Memory { offset: data.offset() + page * PAGE_SIZE };
+    let source =
+        |page: u64| Source::Memory { offset: data.offset() + page * PAGE_SIZE, shared: false };
     measure("system call with one mapping", 5_000, || {
         one.map(DATA, PAGE_SIZE, Prot::READ_WRITE, source(0), false);
         thread.run(&mut regs).expect("a stub");

@@ -103,6 +103,8 @@ pub enum Source {
     Memory {
         /// Offset in the memory file, in bytes, page-aligned.
         offset: u64,
+        /// Whether others may write there without changing this mapping.
+        shared: bool,
     },
     /// A host file that the gofer donated.
     Host {
@@ -277,6 +279,15 @@ pub trait AddressSpace: Send + Sync {
     /// than what was queued before the call. Kicks running threads if it has to. May block for as
     /// long as that takes; never for a guest's pleasure.
     fn sync(&self);
+    /// Takes over what the platform found out about the code of the address space that this one is a
+    /// copy of. To be called once everything is mapped as it is there, before code runs.
+    fn inherit(&self, parent: &dyn AddressSpace) {
+        let _ = parent;
+    }
+    /// The platform's own type, for [`AddressSpace::inherit`].
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
     /// A new, stopped guest thread, to be run by the calling host thread only. It keeps the `Arc`
     /// for as long as it can execute guest code, so that counting tells who could.
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error>;

@@ -278,7 +278,9 @@ impl AddressSpace for Space {
         let mut pages = self.pages.lock();
         for at in (0..len).step_by(PAGE_SIZE as usize) {
             let backing = match &source {
-                Source::Memory { offset } => Backing::Memory(self.file.ptr(offset + at) as usize),
+                Source::Memory { offset, .. } => {
+                    Backing::Memory(self.file.ptr(offset + at) as usize)
+                }
                 Source::Host { file, offset, shared } => Backing::Host {
                     source: Source::Host {
                         file: file.clone(),
@@ -421,7 +423,7 @@ mod tests {
         let frames = file.allocate(2 * PAGE_SIZE).unwrap();
         // SAFETY: inside the frames.
         unsafe { usercopy::copy_to(frames.ptr().add(4092), [1, 2, 3, 4, 5, 6, 7, 8].as_ptr(), 8) };
-        let source = Source::Memory { offset: frames.offset() };
+        let source = Source::Memory { offset: frames.offset(), shared: false };
         space.map(DATA, PAGE_SIZE, Prot::READ, source.clone(), false);
         assert_eq!(thread.run(&mut regs).unwrap(), fault(DATA + PAGE_SIZE, Prot::READ));
         space.map(DATA, 2 * PAGE_SIZE, Prot::READ, source, false);

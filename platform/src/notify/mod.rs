@@ -38,6 +38,7 @@ mod births;
 mod body;
 mod layout;
 mod listener;
+mod patches;
 mod probe;
 mod process;
 mod space;
@@ -69,6 +70,8 @@ struct Shared {
     nursery: Nursery<Processes>,
     template: Arc<Mutex<Template>>,
     births: Arc<Mutex<Births>>,
+    /// Whether call sites are patched.
+    patching: bool,
 }
 
 impl NotifyPlatform {
@@ -109,6 +112,7 @@ impl NotifyPlatform {
                 nursery: Nursery::new(maker, vec![first]),
                 template,
                 births,
+                patching: true,
             }),
         }))
     }

@@ -1,16 +1,17 @@
 //! An address space: one stub process.
 //!
-//! Lock order: `exec` -> the template's -> `queue`; `exec` -> the executor's.
+//! Lock order: `exec` -> the template's -> `mappings`; `exec` -> the executor's.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::Shared;
 use super::body::Body;
 use super::layout::Layout;
+use super::patches::Patches;
 use super::process::Process;
 use super::thread::Thread;
 use crate::arch::doorbell::BATCH_MAX;
@@ -28,7 +29,9 @@ pub(super) struct Space {
     /// Held by whoever has commands executed: they must stay in order. What must not be reused
     /// before the process is gone, after a command failed.
     exec: Mutex<Vec<Box<dyn Any + Send>>>,
-    queue: Mutex<Queue>,
+    mappings: Mutex<Mappings>,
+    /// Whether there ever was a patch.
+    is_patched: AtomicBool,
     /// Commands queued so far.
     queued: AtomicU64,
     /// Commands that hold.
@@ -39,6 +42,11 @@ pub(super) struct Space {
 /// Executed commands, and what their effect had to be waited for with.
 type Garbage = (Vec<Op>, Vec<Box<dyn Any + Send>>);
 
+struct Mappings {
+    queue: Queue,
+    patches: Patches,
+}
+
 struct Bodies {
     idle: Vec<Body>,
     /// Slots for blocks that were handed out.
@@ -48,12 +56,16 @@ struct Bodies {
 impl Space {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Space, Error> {
         let (process, body) = shared.nursery.take()?;
-        let queue = Mutex::new(Queue::new(shared.vdso.as_ref()));
+        let mappings = Mutex::new(Mappings {
+            queue: Queue::new(shared.vdso.as_ref()),
+            patches: Patches::new(shared.file.clone(), shared.layout),
+        });
         Ok(Space {
             shared,
             process,
             exec: Mutex::default(),
-            queue,
+            mappings,
+            is_patched: AtomicBool::new(false),
             queued: AtomicU64::new(0),
             done: AtomicU64::new(0),
             bodies: Mutex::new(Bodies { idle: vec![body], slots: 1 }),
@@ -83,9 +95,14 @@ impl Space {
     }
 
     /// Changes the queue; `change` says what it adds.
-    fn enqueue(&self, keep: Option<Box<dyn Any + Send>>, change: impl FnOnce(&mut Queue)) {
-        let mut queue = self.queue.lock();
-        change(&mut queue);
+    fn enqueue(
+        &self,
+        keep: Option<Box<dyn Any + Send>>,
+        change: impl FnOnce(&mut Queue, &mut Patches),
+    ) {
+        let mut mappings = self.mappings.lock();
+        let Mappings { queue, patches } = &mut *mappings;
+        change(queue, patches);
         if let Some(keep) = keep {
             queue.keep(keep);
         }
@@ -108,8 +125,8 @@ impl Space {
     fn flush_locked(&self, late: &mut Vec<Box<dyn Any + Send>>) -> Result<Garbage, Error> {
         self.process.alive()?;
         let (queued, (ops, keeps)) = {
-            let mut queue = self.queue.lock();
-            (self.queued.load(Ordering::Acquire), queue.take())
+            let mut mappings = self.mappings.lock();
+            (self.queued.load(Ordering::Acquire), mappings.queue.take())
         };
         if let Err(error) = ops.chunks(BATCH_MAX).try_for_each(|ops| self.execute(ops)) {
             tracing::debug!(stub = self.pid(), %error, "the guest process ends");
@@ -144,11 +161,49 @@ impl Space {
         Ok(())
     }
 
-    /// A thread came from a patched call site, but by signal. `at` is where the call site left a
-    /// note of where it is.
+    /// A system call trapped where no patch is.
+    pub(super) fn trapped(&self, regs: &Registers) {
+        if !self.shared.patching {
+            return;
+        }
+        let mut mappings = self.mappings.lock();
+        let Mappings { queue, patches } = &mut *mappings;
+        if patches.trapped(queue, regs) {
+            self.queued.fetch_add(1, Ordering::Release);
+            self.is_patched.store(true, Ordering::Release);
+        }
+    }
+
+    fn patches<T>(&self, look: impl FnOnce(&Patches) -> T) -> Option<T> {
+        self.is_patched.load(Ordering::Acquire).then(|| look(&self.mappings.lock().patches))
+    }
+
+    /// Where a thread goes on that is to go on at `rip`: not in the middle of a patch.
+    pub(super) fn enter(&self, rip: u64) -> u64 {
+        self.patches(|p| p.enter(rip)).unwrap_or(rip)
+    }
+
+    /// Whether the instruction at `rip` is not there any more, but in a trampoline.
+    pub(super) fn is_moved(&self, rip: u64) -> bool {
+        self.patches(|p| p.is_moved(rip)).unwrap_or(false)
+    }
+
+    /// What a guest sees of a thread that is in a trampoline: its address, and whether a system
+    /// call is due there. `None` elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] where only a jump leads to.
+    pub(super) fn leave(&self, rip: u64) -> Result<Option<(u64, bool)>, Error> {
+        let found = self.patches(|p| p.has(rip).then(|| p.leave(rip)));
+        found.flatten().map(|place| place.ok_or(Error::StubGone)).transpose()
+    }
+
+    /// Makes a system call of a thread that left `at`, an address in a trampoline, for the stub, but
+    /// came by signal.
     pub(super) fn entered(&self, at: u64, regs: &mut Registers) -> Result<(), Error> {
-        let _ = (at, regs);
-        Err(Error::StubGone)
+        let next = self.patches(|p| p.next(at)).flatten().ok_or(Error::StubGone)?;
+        (regs.orig_rax, regs.rip, regs.rcx, regs.r11) = (regs.rax, next, next, regs.eflags);
+        Ok(())
     }
 
     /// A body for a new guest thread.
@@ -179,32 +234,43 @@ impl Space {
 
 impl AddressSpace for Space {
     fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
-        self.enqueue(None, |q| q.map(addr, len, prot, source, populate));
+        self.enqueue(None, |q, patches| {
+            patches.map(q, addr, len, prot, &source);
+            q.map(addr, len, prot, source, populate);
+        });
     }
 
     fn unmap(&self, addr: u64, len: u64, keep: Option<Box<dyn Any + Send>>) {
-        self.enqueue(keep, |q| q.unmap(addr, len));
+        self.enqueue(keep, |q, patches| {
+            patches.unmap(q, addr, len);
+            for (addr, len) in patches.guests_part(addr, len) {
+                q.unmap(addr, len);
+            }
+        });
     }
 
     fn protect(&self, addr: u64, len: u64, prot: Prot) {
-        self.enqueue(None, |q| q.protect(addr, len, prot));
+        self.enqueue(None, |q, patches| {
+            patches.protect(q, addr, len, prot);
+            q.protect(addr, len, prot);
+        });
     }
 
     fn move_vdso(&self, vvar_base: u64) {
         if let Some(vdso) = &self.shared.vdso {
-            self.enqueue(None, |q| q.move_vdso(vdso, self.shared.layout.parking(), vvar_base));
+            self.enqueue(None, |q, _| q.move_vdso(vdso, self.shared.layout.parking(), vvar_base));
         }
     }
 
     fn unmap_vdso(&self) {
         if let Some(vdso) = &self.shared.vdso {
-            self.enqueue(None, |q| q.unmap_vdso(vdso));
+            self.enqueue(None, |q, _| q.unmap_vdso(vdso));
         }
     }
 
     fn defer(&self, keep: Box<dyn Any + Send>) {
         if !self.is_flushed() {
-            self.enqueue(Some(keep), |_| ());
+            self.enqueue(Some(keep), |_, _| ());
         }
     }
 
@@ -214,6 +280,26 @@ impl AddressSpace for Space {
             tracing::debug!(stub = self.pid(), %error, "sync of a dead stub");
             self.give_up();
         }
+    }
+
+    fn inherit(&self, parent: &dyn AddressSpace) {
+        let Some(parent) = parent.as_any().and_then(|any| any.downcast_ref::<Space>()) else {
+            return;
+        };
+        if !parent.is_patched.load(Ordering::Acquire) {
+            return;
+        }
+        // The child is nobody else's yet, so the order of the two locks does not matter.
+        let theirs = parent.mappings.lock();
+        self.enqueue(None, |queue, patches| {
+            if patches.inherit(queue, &theirs.patches).is_some() {
+                self.is_patched.store(true, Ordering::Release);
+            }
+        });
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error> {

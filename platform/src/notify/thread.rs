@@ -93,7 +93,7 @@ impl Thread {
         sanitize(regs);
         self.regs = *regs;
         let xstate = self.xstate;
-        let mut load = *regs;
+        let mut load = Registers { rip: self.space.enter(regs.rip), ..*regs };
         let body = self.body()?;
         if load.gs_base == 0 {
             load.gs_base = body.block().addr();
@@ -149,7 +149,8 @@ impl Thread {
         let block = self.body()?.block();
         let frame = block.frame(block.get(std::mem::offset_of!(Control, frame))?)?;
         let stepping = frame.signo == libc::SIGTRAP && frame.context.trapno == trap::VECTOR_DB;
-        match self.zone(frame.context.rip) {
+        let context = &frame.context;
+        match self.zone(context.rip) {
             None => {}
             Some(Zone::Entry { exchanged }) => {
                 self.leave_frame(&frame, regs)?;
@@ -164,7 +165,23 @@ impl Thread {
             Some(_) => return Err(Error::StubGone),
         }
         self.leave_frame(&frame, regs)?;
-        Ok(Some(trap(&frame, regs)))
+        if let Some((rip, at_call)) = self.space.leave(regs.rip)? {
+            if at_call && stepping {
+                // The step into the trampoline was one step too many.
+                return self.space.entered(regs.rip, regs).map(|()| Some(Trap::Syscall));
+            }
+            regs.rip = rip;
+        } else if matches!(context.trapno, trap::VECTOR_UD | trap::VECTOR_GP)
+            && self.space.is_moved(regs.rip)
+        {
+            self.resume(regs)?;
+            return Ok(None);
+        }
+        let trap = trap(&frame, regs);
+        if trap == Trap::Syscall {
+            self.space.trapped(regs);
+        }
+        Ok(Some(trap))
     }
 
     /// The kick's signal came; whatever the thread was doing then, it rings now.
@@ -173,6 +190,9 @@ impl Thread {
         match self.zone(frame.context.rip) {
             None => {
                 self.leave_frame(&frame, regs)?;
+                if let Some((rip, _)) = self.space.leave(regs.rip)? {
+                    regs.rip = rip;
+                }
                 Ok(Some(self.kick.taken()))
             }
             Some(Zone::Foreign) => Err(Error::StubGone),

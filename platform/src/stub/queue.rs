@@ -34,7 +34,7 @@ impl Op {
         match *self {
             Op::Map { addr, len, prot, ref source, populate } => {
                 let (fd, offset, sharing) = match *source {
-                    Source::Memory { offset } => (FD_MEMORY, offset, libc::MAP_SHARED),
+                    Source::Memory { offset, .. } => (FD_MEMORY, offset, libc::MAP_SHARED),
                     Source::Host { offset, shared: true, .. } => (fd, offset, libc::MAP_SHARED),
                     Source::Host { offset, shared: false, .. } => (fd, offset, libc::MAP_PRIVATE),
                 };
@@ -112,10 +112,10 @@ impl Queue {
                 addr: a,
                 len: l,
                 prot: p,
-                source: Source::Memory { offset: o },
+                source: Source::Memory { offset: o, .. },
                 populate: f,
             }) if *a + *l == addr && *p == prot && *f == populate => {
-                if let Source::Memory { offset } = source
+                if let Source::Memory { offset, .. } = source
                     && *o + *l == offset
                 {
                     *l += len;
@@ -125,6 +125,11 @@ impl Queue {
             _ => {}
         }
         self.ops.push(Op::Map { addr, len, prot, source, populate });
+    }
+
+    /// Maps something of the platform's own over a range: guests' mappings there stay known.
+    pub(crate) fn cover(&mut self, addr: u64, len: u64, prot: Prot, source: Source) {
+        self.ops.push(Op::Map { addr, len, prot, source, populate: true });
     }
 
     pub(crate) fn unmap(&mut self, addr: u64, len: u64) {
@@ -265,19 +270,19 @@ mod tests {
     #[test]
     fn neighbouring_maps_become_one_call() {
         let mut q = queue();
-        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0x5000 }, false);
-        q.map(0x2000, 0x1000, Prot::READ, Source::Memory { offset: 0x6000 }, false);
-        q.map(0x3000, 0x1000, Prot::READ, Source::Memory { offset: 0x8000 }, false);
+        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0x5000, shared: false }, false);
+        q.map(0x2000, 0x1000, Prot::READ, Source::Memory { offset: 0x6000, shared: false }, false);
+        q.map(0x3000, 0x1000, Prot::READ, Source::Memory { offset: 0x8000, shared: false }, false);
         assert_eq!(q.take().0.len(), 2);
     }
 
     #[test]
     fn unmapping_before_mapping_is_left_out() {
         let mut q = queue();
-        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0 }, false);
+        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0, shared: false }, false);
         q.take();
         q.unmap(0x1000, 0x1000);
-        q.map(0x1000, 0x2000, Prot::READ, Source::Memory { offset: 0 }, false);
+        q.map(0x1000, 0x2000, Prot::READ, Source::Memory { offset: 0, shared: false }, false);
         assert_eq!(q.take().0.len(), 1);
         q.unmap(0x9000, 0x1000);
         assert!(q.take().0.is_empty(), "nothing was there");
@@ -286,8 +291,8 @@ mod tests {
     #[test]
     fn protect_skips_holes() {
         let mut q = queue();
-        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0 }, false);
-        q.map(0x4000, 0x1000, Prot::READ, Source::Memory { offset: 0 }, false);
+        q.map(0x1000, 0x1000, Prot::READ, Source::Memory { offset: 0, shared: false }, false);
+        q.map(0x4000, 0x1000, Prot::READ, Source::Memory { offset: 0, shared: false }, false);
         q.take();
         q.protect(0, 0x10000, Prot::NONE);
         let (ops, _) = q.take();

@@ -54,7 +54,8 @@ fn many_commands_take_several_batches() {
     let frames = world.file.allocate(400 * PAGE_SIZE).unwrap();
     for i in 0..400 {
         // Backwards, so that they cannot be merged.
-        let source = Source::Memory { offset: frames.offset() + (399 - i) * PAGE_SIZE };
+        let source =
+            Source::Memory { offset: frames.offset() + (399 - i) * PAGE_SIZE, shared: false };
         space.space.map(DATA + i * PAGE_SIZE, PAGE_SIZE, Prot::READ_WRITE, source, false);
     }
     for i in [0, 63, 64, 399] {

@@ -189,7 +189,7 @@ fn start() -> Registers {
 }
 
 fn at(frames: &Frames) -> Source {
-    Source::Memory { offset: frames.offset() }
+    Source::Memory { offset: frames.offset(), shared: false }
 }
 
 fn write(frames: &Frames, offset: usize, bytes: &[u8]) {

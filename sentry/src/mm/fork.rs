@@ -123,6 +123,7 @@ impl MemoryManager {
             (None, Some(_)) => child.space.unmap_vdso(),
             _ => {}
         }
+        child.space.inherit(&*self.space);
         Ok(child)
     }
 

@@ -31,7 +31,10 @@ impl Pma {
     /// What to tell the platform to map.
     pub(super) fn source(&self) -> Source {
         match &self.memory {
-            Memory::Frames(frames) => Source::Memory { offset: frames.offset() },
+            Memory::Frames(frames) => {
+                let shared = !self.private && !self.cow;
+                Source::Memory { offset: frames.offset(), shared }
+            }
             Memory::Host { file, offset, shared } => {
                 Source::Host { file: file.fd().clone(), offset: *offset, shared: *shared }
             }

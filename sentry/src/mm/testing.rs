@@ -52,7 +52,9 @@ pub(crate) struct FakeSpace {
 
 fn advance(source: &Source, by: u64) -> Source {
     match source {
-        Source::Memory { offset } => Source::Memory { offset: offset + by },
+        Source::Memory { offset, shared } => {
+            Source::Memory { offset: offset + by, shared: *shared }
+        }
         Source::Host { file, offset, shared } => {
             Source::Host { file: file.clone(), offset: offset + by, shared: *shared }
         }
@@ -146,7 +148,7 @@ impl Guest<'_> {
     fn touch(&self, source: &Source, skip: u64, write: Option<u8>) -> Option<u8> {
         let mut byte = [write.unwrap_or(0)];
         match source {
-            Source::Memory { offset } => {
+            Source::Memory { offset, .. } => {
                 // The memory file is mapped whole.
                 let at = (self.space().base + (offset + skip) as usize) as *mut u8;
                 // SAFETY: `at` lies in that mapping, and `byte` has a byte.

@@ -4,7 +4,6 @@ pub(crate) mod copy;
 pub(crate) mod doorbell;
 pub(crate) mod doorbell_filter;
 pub(crate) mod filter;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "used by the notify platform"))]
 pub(crate) mod patch;
 pub(crate) mod stub;
 pub(crate) mod trap;

@@ -119,6 +119,7 @@ impl Site {
     }
 
     /// How many bytes are replaced, from `start`. At least [`JUMP_LEN`].
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -129,6 +130,7 @@ impl Site {
     }
 
     /// The bytes that are replaced.
+    #[cfg(test)]
     pub(crate) fn original(&self) -> &[u8] {
         &self.code[..self.len]
     }
