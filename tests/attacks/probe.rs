@@ -13,12 +13,17 @@ pub const REGION: u64 = 1 << 32;
 /// Stubs may keep a table of code pointers here.
 pub const LOW_TABLE: std::ops::Range<u64> = 0x6_0000..0x7_0000;
 
+/// The limit on stacks, with some room.
+const STACK: u64 = 16 << 20;
+
 /// A mapping of `/proc/self/maps`.
 #[derive(Clone, Copy)]
 pub struct Mapping {
     pub start: u64,
     pub end: u64,
     pub read: bool,
+    /// How far it grows downwards when that is looked at.
+    room: u64,
     /// Whether it is the vDSO or its data.
     pub vdso: bool,
 }
@@ -31,6 +36,7 @@ pub fn maps() -> Vec<Mapping> {
         let (start, end) = range.split_once('-')?;
         Some(Mapping {
             start: u64::from_str_radix(start, 16).ok()?,
+            room: if rest.ends_with("[stack]") { STACK } else { 0 },
             end: u64::from_str_radix(end, 16).ok()?,
             read: rest.starts_with('r'),
             vdso: rest.ends_with("[vdso]") || rest.ends_with("[vvar]"),
@@ -66,7 +72,8 @@ fn note(page: u64) {
 fn note_range(range: std::ops::Range<u64>, step: u64, maps: &[Mapping]) {
     let mut at = range.start;
     while at < range.end {
-        if !maps.iter().any(|m| (m.start..m.end).contains(&at)) && catch::load(at).is_some() {
+        let listed = maps.iter().any(|m| (m.start - m.room..m.end).contains(&at));
+        if !listed && catch::load(at).is_some() {
             note(at);
         }
         at += step;

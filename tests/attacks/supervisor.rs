@@ -14,7 +14,7 @@ use super::victim::Victim;
 /// The attackers' user.
 pub const USER: u32 = 1001;
 /// How long a sweep tries every item, in milliseconds. Then it tries a spread of them.
-const SWEEP: u64 = 15_000;
+const SWEEP: u64 = 10_000;
 
 /// How an attacking process may end.
 #[derive(Clone, Copy, PartialEq, Eq)]
