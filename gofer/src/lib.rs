@@ -17,6 +17,7 @@
 //! to a read-only export, no devices.
 
 pub mod client;
+mod cpu;
 pub mod server;
 mod sys;
 mod transport;

@@ -137,7 +137,10 @@ fn narrowed(calls: AllowList) -> AllowList {
 /// The host calls of a sealed gofer.
 pub(super) fn gofer_calls() -> AllowList {
     let local = Condition(0, Argument::IsInt(libc::AF_UNIX as u32));
-    narrowed(AllowList::of(gofer::server::HOST_SYSCALLS)).only_if(libc::SYS_socketpair, &[local])
+    let own = Condition(0, Argument::IsInt(0));
+    narrowed(AllowList::of(gofer::server::HOST_SYSCALLS))
+        .only_if(libc::SYS_socketpair, &[local])
+        .only_if(libc::SYS_sched_setaffinity, &[own])
 }
 
 /// The host calls of a sealed Sentry, which says what it and its platform need.

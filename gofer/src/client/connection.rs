@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use parking_lot::{Condvar, Mutex};
 
+use crate::cpu::{Choice, Stay};
 use crate::transport;
 use crate::wire::cursor::Wire;
 use crate::wire::reply::Done;
@@ -66,6 +67,7 @@ pub(super) struct Link {
     pool: Mutex<Pool>,
     available: Condvar,
     pending: Mutex<Vec<NodeId>>,
+    choice: Choice,
 }
 
 impl Link {
@@ -79,6 +81,7 @@ impl Link {
             pool: Mutex::new(Pool { idle: vec![first], sockets, max: 1 }),
             available: Condvar::new(),
             pending: Mutex::default(),
+            choice: Choice::default(),
         })
     }
 
@@ -126,7 +129,7 @@ impl Link {
         let Some(mut c) = self.pool.lock().idle.pop() else { return };
         let nodes = Nodes(self.take_pending());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        wire::encode_request(&mut c.output, id, &Request::Close { nodes }, &[]);
+        wire::encode_request(&mut c.output, id, 0, &Request::Close { nodes }, &[]);
         let deadline = Instant::now() + self.deadline;
         let sent = transport::send(c.socket.as_fd(), &c.output, None, Some(deadline));
         self.put(c);
@@ -237,12 +240,15 @@ impl Link {
     ) -> Result<(T, Passed), Errno> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let closes = self.take_pending();
-        wire::encode_request(&mut c.output, id, request, &closes);
+        let stay = self.choice.together().then(Stay::here);
+        let cpu = stay.as_ref().map_or(0, Stay::hint);
+        wire::encode_request(&mut c.output, id, cpu, request, &closes);
         if c.output.len() > MAX_MESSAGE {
             self.pending.lock().extend(closes);
             return Err(Errno::E2BIG);
         }
-        let deadline = Some(Instant::now() + self.deadline);
+        let start = Instant::now();
+        let deadline = Some(start + self.deadline);
         if let Err(e) = transport::send(c.socket.as_fd(), &c.output, None, deadline) {
             return Err(self.kill(&format!("sending failed: {e}")));
         }
@@ -250,6 +256,8 @@ impl Link {
             Ok(got) => got,
             Err(e) => return Err(self.kill(&format!("no answer: {e}"))),
         };
+        self.choice.note(stay.is_some(), start.elapsed());
+        drop(stay);
         if got.len == 0 {
             return Err(self.kill("it closed the connection"));
         }

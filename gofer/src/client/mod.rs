@@ -47,6 +47,8 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_futex,
     libc::SYS_sched_yield, // A contended lock, before it sleeps.
     libc::SYS_clock_gettime,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity, // Of the caller, while it waits for an answer.
     libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,

@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use abi::Errno;
 use parking_lot::Mutex;
 
+use crate::cpu::{CpuSet, Follower};
 use crate::wire::cursor::{Wire, Writer};
 use crate::wire::reply::{
     AttrReply, BytesReply, Done, ExportInfo, HelloReply, LinkReply, NodeInfo,
@@ -101,7 +102,8 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_getaffinity,
-    libc::SYS_prctl, // PR_SET_NAME only.
+    libc::SYS_sched_setaffinity, // Of the caller only.
+    libc::SYS_prctl,             // PR_SET_NAME only.
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_tgkill,
@@ -173,6 +175,7 @@ struct Shared {
     exports: Vec<Arc<ExportState>>,
     table: Table,
     config: Config,
+    cpus: CpuSet,
     connections: Mutex<Connections>,
 }
 
@@ -218,6 +221,7 @@ impl Server {
                 exports: states,
                 table: Table::new(max),
                 config,
+                cpus: CpuSet::own(),
                 connections: Mutex::default(),
             }),
         })
@@ -248,6 +252,7 @@ impl Shared {
     fn connection(self: &Arc<Self>, socket: &OwnedFd) -> Result<(), Error> {
         let mut input = vec![0; MAX_MESSAGE];
         let mut output = Vec::new();
+        let mut follower = Follower::new(self.cpus);
         loop {
             let got = match transport::recv(socket.as_fd(), &mut input, false, None) {
                 Ok(got) => got,
@@ -262,7 +267,7 @@ impl Shared {
             }
             let frame = RequestFrame::decode(input.get(..got.len).unwrap_or_default())
                 .map_err(|_| Error::Protocol)?;
-            let (op, id) = (frame.request.op(), frame.id);
+            let (op, id, cpu) = (frame.request.op(), frame.id, frame.cpu);
             if let Request::Close { nodes } = &frame.request {
                 self.table.remove(&nodes.0);
             } else {
@@ -272,6 +277,7 @@ impl Shared {
                     Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                     Err(e) => return Err(e.into()),
                 }
+                follower.follow(cpu);
             }
             self.table.remove(&frame.closes);
         }

@@ -5,7 +5,8 @@
 //! several connections to have several in flight. Descriptors travel by `SCM_RIGHTS`, from the
 //! server only, at most one a reply.
 //!
-//! Request header: length u32 (of the whole frame), id u32, operation u16, closes u16, zero u32.
+//! Request header: length u32 (of the whole frame), id u32, operation u16, closes u16, CPU u32
+//! (where the client waits, plus one; 0: unsaid).
 //! Behind the body stand `closes` node ids (u64) that the client gives up; the server closes them
 //! after it has answered.
 //!
@@ -17,6 +18,8 @@ pub mod cursor;
 pub mod reply;
 pub mod request;
 pub mod types;
+
+use crate::cpu::MAX_HINT;
 
 use cursor::{Malformed, Reader, Wire, Writer};
 use types::NodeId;
@@ -47,6 +50,8 @@ pub const MAX_EXPORTS: usize = 256;
 pub struct RequestFrame<'a> {
     /// Echoed in the reply.
     pub id: u32,
+    /// The CPU on which the client waits, plus one; 0: unsaid.
+    pub cpu: u32,
     /// What is asked.
     pub request: request::Request<'a>,
     /// Nodes to give up afterwards.
@@ -56,7 +61,7 @@ pub struct RequestFrame<'a> {
 impl<'a> RequestFrame<'a> {
     /// Encodes into `out`, which is cleared first.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        encode_request(out, self.id, &self.request, &self.closes);
+        encode_request(out, self.id, self.cpu, &self.request, &self.closes);
     }
 
     /// Decodes one frame; the slice must be exactly one frame.
@@ -64,10 +69,10 @@ impl<'a> RequestFrame<'a> {
         let mut r = Reader::new(frame);
         let (len, id) = (u32::take(&mut r)?, u32::take(&mut r)?);
         let (op, closes) = (u16::take(&mut r)?, usize::from(u16::take(&mut r)?));
-        let zero = u32::take(&mut r)?;
+        let cpu = u32::take(&mut r)?;
         if len as usize != frame.len()
             || frame.len() > MAX_MESSAGE
-            || zero != 0
+            || cpu > MAX_HINT
             || closes > MAX_CLOSE
         {
             return Err(Malformed);
@@ -81,7 +86,7 @@ impl<'a> RequestFrame<'a> {
             list.push(NodeId::take(&mut r)?);
         }
         r.finish()?;
-        Ok(RequestFrame { id, request, closes: list })
+        Ok(RequestFrame { id, cpu, request, closes: list })
     }
 }
 
@@ -90,6 +95,7 @@ impl<'a> RequestFrame<'a> {
 pub fn encode_request(
     out: &mut Vec<u8>,
     id: u32,
+    cpu: u32,
     request: &request::Request<'_>,
     closes: &[NodeId],
 ) {
@@ -100,7 +106,7 @@ pub fn encode_request(
     id.put(&mut w);
     request.op().put(&mut w);
     (closes.len() as u16).put(&mut w);
-    0u32.put(&mut w);
+    cpu.put(&mut w);
     request.put(&mut w);
     for id in closes {
         id.put(&mut w);

@@ -168,10 +168,10 @@ fn decode_all(bytes: &[u8]) {
 
 proptest! {
     #[test]
-    fn requests_round_trip(p in parts(), id in any::<u32>(), closes in vec(1..=u64::MAX, 0..20)) {
+    fn requests_round_trip(p in parts(), id in any::<u32>(), cpu in 0..=MAX_HINT, closes in vec(1..=u64::MAX, 0..20)) {
         let closes: Vec<NodeId> = closes.into_iter().map(NodeId).collect();
         for request in requests(&p) {
-            let frame = RequestFrame { id, request, closes: closes.clone() };
+            let frame = RequestFrame { id, cpu, request, closes: closes.clone() };
             let mut out = Vec::new();
             frame.encode(&mut out);
             prop_assert!(out.len() <= MAX_MESSAGE);
@@ -226,7 +226,7 @@ proptest! {
     ) {
         for request in requests(&p) {
             let mut out = Vec::new();
-            RequestFrame { id: 1, request, closes: Vec::new() }.encode(&mut out);
+            RequestFrame { id: 1, cpu: 0, request, closes: Vec::new() }.encode(&mut out);
             for (at, byte) in &damage {
                 let at = at.index(out.len());
                 out[at] = *byte;

@@ -33,7 +33,7 @@ fn recv(fd: &OwnedFd) -> Vec<u8> {
 
 fn request(id: u32, request: Request<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    RequestFrame { id, request, closes: Vec::new() }.encode(&mut out);
+    RequestFrame { id, cpu: 0, request, closes: Vec::new() }.encode(&mut out);
     out
 }
 
@@ -57,12 +57,12 @@ fn malformed_requests_end_the_connection() {
     long.push(0);
     let mut wrong_op = good.clone();
     wrong_op[8] = 99;
-    let mut reserved = good.clone();
-    reserved[12] = 1;
+    let mut no_such_cpu = good.clone();
+    no_such_cpu[15] = 1;
     let mut closes = good.clone();
     closes[10] = 200;
     let empty: Vec<u8> = vec![1];
-    for bad in [long, wrong_op, reserved, closes, good[..10].to_vec(), empty, vec![0xff; 5000]] {
+    for bad in [long, wrong_op, no_such_cpu, closes, good[..10].to_vec(), empty, vec![0xff; 5000]] {
         let end = raw_client(|fd| {
             send(fd, &bad);
             assert!(recv(fd).is_empty());

@@ -55,7 +55,8 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
-    libc::SYS_setsockopt, // Timeouts of connections to the gofer.
+    libc::SYS_setsockopt,        // Timeouts of connections to the gofer.
+    libc::SYS_sched_setaffinity, // Of a thread that waits for the gofer.
     // Memory.
     libc::SYS_mmap,
     libc::SYS_munmap,
