@@ -6,7 +6,7 @@
 #[macro_export]
 macro_rules! on_every_platform {
     ($($test:ident),+ $(,)?) => {
-        $crate::on_platforms! { [ptrace] [$($test)+] }
+        $crate::on_platforms! { [ptrace notify] [$($test)+] }
     };
 }
 
