@@ -46,7 +46,7 @@ macro_rules! classes {
         $(fn $class(platform: &str) {
             attack(platform, stringify!($class));
         })*
-        syscall_conformance::on_platforms! { [ptrace notify] [$($class)*] }
+        rsentry_tests::on_every_platform! { $($class),* }
 
         /// A class that nobody runs is no test.
         #[test]
