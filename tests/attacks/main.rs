@@ -13,6 +13,7 @@ mod evade;
 mod exhaust;
 mod health;
 mod jump;
+mod patch;
 mod probe;
 mod remap;
 mod scan;
@@ -30,6 +31,7 @@ const CLASSES: &[(&str, &[supervisor::Attack])] = &[
     ("evade", evade::ATTACKS),
     ("exhaust", exhaust::ATTACKS),
     ("jump", jump::ATTACKS),
+    ("patch", patch::ATTACKS),
     ("remap", remap::ATTACKS),
     ("scan", scan::ATTACKS),
     ("scribble", scribble::ATTACKS),

@@ -58,4 +58,4 @@ macro_rules! classes {
     };
 }
 
-classes! { calls, cpu, doorbell, evade, exhaust, jump, remap, scan, scribble }
+classes! { calls, cpu, doorbell, evade, exhaust, jump, patch, remap, scan, scribble }
