@@ -236,22 +236,18 @@ impl Thread {
         code::zone(rip.wrapping_sub(self.space.shared().layout.code()))
     }
 
-    /// Has the thread save the live state. It stays live, unless a late kick interferes.
+    /// Has the thread save the live state, and says where. It stays live, unless a late kick did
+    /// it: that one interrupts the doorbell, or what follows it, so the frame holds the same state.
     fn save(&mut self) -> Result<u64, Error> {
         self.body()?.reply(code::ACTION_SAVE)?;
-        loop {
-            match self.body()?.wait()? {
-                Event::Request => return Ok(XSAVE_AREA),
-                Event::Kick(frame) => {
-                    if self.body()?.asks()? {
-                        let frame = self.body()?.block().frame(frame)?;
-                        self.xstate = self.saved_by(&frame)?;
-                        return Ok(XSAVE_AREA);
-                    }
-                    self.body()?.dismiss()?;
-                }
-            }
+        if let Event::Kick(frame) = self.body()?.wait()? {
+            let frame = self.body()?.block().frame(frame)?;
+            self.xstate = self.saved_by(&frame)?;
         }
+        Ok(match self.xstate {
+            Xstate::Live => XSAVE_AREA,
+            Xstate::Saved(offset) => offset,
+        })
     }
 }
 
