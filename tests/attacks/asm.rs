@@ -146,6 +146,49 @@ global_asm!(
     "    mov rbx, rdi",
     "2:  call rbx",
     "    jmp 2b",
+    // Pages of call sites: the sequences that `patch` knows, one every 64 bytes; at 2048 a getpid
+    // that returns; from the second page on many of those.
+    ".balign 4096",
+    ".globl attack_sites",
+    "attack_sites:",
+    "    mov eax, 39",
+    "    syscall",
+    "    ud2",
+    ".balign 64",
+    "    mov rax, 39",
+    "    syscall",
+    "    ud2",
+    ".balign 64",
+    "    xor eax, eax",
+    "    syscall",
+    "    ud2",
+    ".balign 64",
+    "    syscall",
+    "    cmp rax, -4095",
+    "    .byte 0x73, 0",
+    "    ud2",
+    ".balign 64",
+    "    mov r10, rcx",
+    "    mov eax, 39",
+    "    syscall",
+    "    cmp eax, -4096",
+    "    ud2",
+    ".balign 64",
+    "    mov rax, rdi",
+    "    mov rdi, rsi",
+    "    mov rsi, rdx",
+    "    syscall",
+    "    ud2",
+    ".balign 2048",
+    "    mov eax, 39",
+    "    syscall",
+    "    ret",
+    ".balign 4096",
+    ".rept 8192",
+    "    mov eax, 39",
+    "    syscall",
+    "    ret",
+    ".endr",
     ".pushsection .data",
     ".balign 8",
     ".globl attack_target",
@@ -164,6 +207,7 @@ unsafe extern "C" {
     pub fn attack_failed();
     pub fn attack_spin();
     pub fn attack_pingpong();
+    pub fn attack_sites();
     pub static mut attack_target: u64;
 }
 

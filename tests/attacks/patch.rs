@@ -41,22 +41,45 @@ const SEQUENCES: &[(&[u8], &[u64])] = &[
     ),
 ];
 
-/// A file in memory.
+/// Bytes from the program's call sites on: a page of sequences, and 16 full of `getpid`.
+const SITES_LEN: usize = 17 * PAGE as usize;
+/// Where in them the lone `getpid` is.
+const LONE: u64 = 2048;
+
+/// A file with code.
 struct Code {
     fd: i32,
+    offset: u64,
     len: usize,
 }
 
 impl Code {
+    /// In memory: nobody could change copies of it without checking for changes of the original.
     fn new(bytes: &[u8]) -> Code {
         // SAFETY: plain calls.
         let fd = unsafe { libc::memfd_create(c"code".as_ptr(), 0) };
-        let len = bytes.len().next_multiple_of(PAGE as usize);
-        let code = Code { fd, len };
+        let code = Code { fd, offset: 0, len: bytes.len().next_multiple_of(PAGE as usize) };
         // SAFETY: as above.
-        assert_eq!(unsafe { libc::ftruncate(fd, len as i64) }, 0, "ftruncate");
+        assert_eq!(unsafe { libc::ftruncate(fd, code.len as i64) }, 0, "ftruncate");
         code.write(bytes);
         code
+    }
+
+    /// The call sites in this program's own file, as programs and libraries are: it cannot change.
+    fn own() -> Option<Code> {
+        let at = asm::attack_sites as *const () as u64;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let offset = maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let parse = |text| u64::from_str_radix(text, 16).ok();
+            let (start, end) = (parse(start)?, parse(end)?);
+            let base = parse(rest.split_whitespace().nth(1)?)?;
+            (start..end).contains(&at).then(|| at - start + base)
+        })?;
+        // SAFETY: a path.
+        let fd = unsafe { libc::open(c"/proc/self/exe".as_ptr(), libc::O_RDONLY) };
+        (fd >= 0 && offset.is_multiple_of(PAGE)).then_some(Code { fd, offset, len: SITES_LEN })
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -67,16 +90,19 @@ impl Code {
 
     /// Maps it, anew or in the place of something.
     fn map(&self, at: u64, prot: i32, flags: i32) -> u64 {
+        let offset = self.offset as i64;
         // SAFETY: a mapping of our own.
-        let at = unsafe { libc::mmap(at as *mut _, self.len, prot, flags, self.fd, 0) };
+        let at = unsafe { libc::mmap(at as *mut _, self.len, prot, flags, self.fd, offset) };
         assert!(at != libc::MAP_FAILED, "mmap of code");
         at as u64
     }
 
-    fn is(&self, bytes: &[u8]) -> bool {
+    /// Whether the file has these bytes there.
+    fn has(&self, at: u64, bytes: &[u8]) -> bool {
         let mut got = vec![0; bytes.len()];
+        let offset = (self.offset + at) as i64;
         // SAFETY: writes the buffer.
-        unsafe { libc::pread(self.fd, got.as_mut_ptr().cast(), got.len(), 0) };
+        unsafe { libc::pread(self.fd, got.as_mut_ptr().cast(), got.len(), offset) };
         got == bytes
     }
 }
@@ -104,9 +130,15 @@ fn outcome(caught: &Caught, base: u64) -> (i32, u64, u64, u64) {
 /// Whatever was done to code that ran often, it does the same as a fresh copy from each of its
 /// instructions. From the middle of an instruction it may do something else to its process, no more.
 fn into_the_middle(attacker: &Attacker, _: u64) {
-    for &(bytes, starts) in SEQUENCES {
-        let code = Code::new(bytes);
-        let worn = code.map(0, RX, libc::MAP_PRIVATE);
+    let Some(own) = Code::own() else { return attacker.share.fail("no own text") };
+    let sites = own.map(0, RX, libc::MAP_PRIVATE);
+    for (number, &(bytes, starts)) in SEQUENCES.iter().enumerate() {
+        let at = number as u64 * 64;
+        if !own.has(at, bytes) {
+            attacker.share.fail(&format!("sequence {number} is not in the program"));
+        }
+        let copy = Code::new(bytes);
+        let worn = sites + at;
         let memory = scratch();
         let mut regs = Regs::all(memory, memory);
         // For the last one: getpid.
@@ -116,7 +148,7 @@ fn into_the_middle(attacker: &Attacker, _: u64) {
         }
         for offset in 0..bytes.len() as u64 {
             for _ in 0..8 {
-                let fresh = code.map(0, RX, libc::MAP_PRIVATE);
+                let fresh = copy.map(0, RX, libc::MAP_PRIVATE);
                 scratch();
                 let want = outcome(&attacker.catcher.jump(fresh + offset, &regs), fresh);
                 scratch();
@@ -134,60 +166,42 @@ fn into_the_middle(attacker: &Attacker, _: u64) {
 
 /// The file, other mappings of it, and calls that read the memory have what was written there.
 fn originals(attacker: &Attacker, _: u64) {
-    let fail = |what: &str| attacker.share.fail(what);
+    let Some(own) = Code::own() else { return attacker.share.fail("no own text") };
     for flags in [libc::MAP_PRIVATE, libc::MAP_SHARED] {
-        let code = Code::new(&GETPID);
-        let worn = code.map(0, RX, flags);
-        let other = code.map(0, libc::PROT_READ, libc::MAP_SHARED);
-        for _ in 0..50 {
-            if run(worn) != u64::from(std::process::id()) {
-                fail("getpid");
-            }
-        }
-        if !code.is(&GETPID) {
-            fail("the file has changed");
-        }
-        if catch::load(other) != Some(u64::from_le_bytes(GETPID)) {
-            fail("another mapping has changed");
-        }
-        let mut seen = [0u8; 8];
-        let mut ends = [0; 2];
-        // SAFETY: a pipe, one write to it, one read.
-        unsafe {
-            libc::pipe(ends.as_mut_ptr());
-            libc::write(ends[1], worn as *const _, 8);
-            libc::read(ends[0], seen.as_mut_ptr().cast(), 8);
-        }
-        if seen != GETPID {
-            fail("a call reads something else than the code");
-        }
-        let third = code.map(0, RX, flags);
-        if catch::load(third) != Some(u64::from_le_bytes(GETPID)) {
-            fail("a new mapping has changed");
+        original(attacker, &own, LONE, flags);
+        original(attacker, &Code::new(&GETPID), 0, flags);
+    }
+}
+
+fn original(attacker: &Attacker, code: &Code, at: u64, flags: i32) {
+    let fail = |what: &str| attacker.share.fail(what);
+    let worn = code.map(0, RX, flags) + at;
+    let other = code.map(0, libc::PROT_READ, libc::MAP_SHARED) + at;
+    for _ in 0..50 {
+        if run(worn) != u64::from(std::process::id()) {
+            fail("getpid");
         }
     }
-    // The program's own text, which ran all the time.
-    let at = asm::getpid_loop as *const () as u64;
-    asm::getpid_loop(1000);
-    let mut file = [0u8; 64];
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let offset = maps.lines().find_map(|line| {
-        let (range, rest) = line.split_once(' ')?;
-        let (start, end) = range.split_once('-')?;
-        let parse = |text| u64::from_str_radix(text, 16).ok();
-        let (start, end) = (parse(start)?, parse(end)?);
-        let base = parse(rest.split_whitespace().nth(1)?)?;
-        (start..end).contains(&at).then(|| at - start + base)
-    });
-    use std::os::unix::fs::FileExt;
-    let exe = std::fs::File::open("/proc/self/exe");
-    if let (Ok(exe), Some(offset)) = (exe, offset)
-        && exe.read_exact_at(&mut file, offset).is_ok()
-    {
-        // `mov eax, 39; syscall` is in it.
-        if !file.windows(7).any(|w| w == &GETPID[..7]) {
-            fail("the program's file has changed");
-        }
+    if !code.has(at, &GETPID) {
+        fail("the file has changed");
+    }
+    if catch::load(other) != Some(u64::from_le_bytes(GETPID)) {
+        fail("another mapping has changed");
+    }
+    let mut seen = [0u8; 8];
+    let mut ends = [0; 2];
+    // SAFETY: a pipe, one write to it, one read.
+    unsafe {
+        libc::pipe(ends.as_mut_ptr());
+        libc::write(ends[1], worn as *const _, 8);
+        libc::read(ends[0], seen.as_mut_ptr().cast(), 8);
+    }
+    if seen != GETPID {
+        fail("a call reads something else than the code");
+    }
+    let third = code.map(0, RX, flags) + at;
+    if catch::load(third) != Some(u64::from_le_bytes(GETPID)) {
+        fail("a new mapping has changed");
     }
 }
 
@@ -224,8 +238,9 @@ fn changed(attacker: &Attacker, _: u64) {
 /// Threads run code while it is mapped again and again.
 fn replaced(attacker: &Attacker, _: u64) {
     let (share, pid) = (attacker.share, u64::from(std::process::id()));
-    let code = Code::new(&GETPID);
-    let at = code.map(0, RX, libc::MAP_PRIVATE);
+    let Some(code) = Code::own() else { return share.fail("no own text") };
+    let base = code.map(0, RX, libc::MAP_PRIVATE);
+    let at = base + LONE;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -241,11 +256,11 @@ fn replaced(attacker: &Attacker, _: u64) {
         for round in 0..300u64 {
             match round % 3 {
                 0 => {
-                    code.map(at, RX, libc::MAP_PRIVATE | libc::MAP_FIXED);
+                    code.map(base, RX, libc::MAP_PRIVATE | libc::MAP_FIXED);
                 }
                 1 => {
-                    asm::syscall(libc::SYS_mprotect as u64, [at, PAGE, 7, 0, 0, 0]);
-                    asm::syscall(libc::SYS_mprotect as u64, [at, PAGE, 5, 0, 0, 0]);
+                    asm::syscall(libc::SYS_mprotect as u64, [base, PAGE, 7, 0, 0, 0]);
+                    asm::syscall(libc::SYS_mprotect as u64, [base, PAGE, 5, 0, 0, 0]);
                 }
                 _ => {
                     // SAFETY: the child makes one call.
@@ -270,18 +285,14 @@ fn replaced(attacker: &Attacker, _: u64) {
 
 /// More call sites than anybody would keep.
 fn many(attacker: &Attacker, _: u64) {
-    const SITES: usize = 8_000;
+    let Some(code) = Code::own() else { return attacker.share.fail("no own text") };
     let pid = u64::from(std::process::id());
     for _ in 0..2 {
-        let code = Code::new(&GETPID.repeat(SITES));
         let at = code.map(0, RX, libc::MAP_PRIVATE);
-        for site in 0..SITES as u64 {
-            for _ in 0..5 {
-                let got = run(at + site * 8);
-                if got != pid {
-                    attacker.share.fail(&format!("site {site}: {got}"));
-                    return;
-                }
+        for site in (at + PAGE..at + SITES_LEN as u64).step_by(GETPID.len()) {
+            if !(0..5).all(|_| run(site) == pid) {
+                attacker.share.fail(&format!("getpid at {site:#x}"));
+                return;
             }
         }
         asm::syscall(libc::SYS_munmap as u64, [at, code.len as u64, 0, 0, 0, 0]);
