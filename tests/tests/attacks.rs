@@ -2,6 +2,7 @@
 //! notices. The programs are in `tests/attacks`, one module a class; each class is a test here.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use rsentry_tests::{Sandboxes, finish, text};
@@ -17,14 +18,15 @@ fn guest() -> &'static Path {
 
 /// Runs a class of attacks in a sandbox of its own.
 #[track_caller]
-fn attack(platform: &str, class: &str) {
+fn attack(platform: &str, class: &str, start: fn(&Sandboxes, &[&str]) -> Command) {
     let sandboxes = Sandboxes::on(platform);
-    let copied = std::process::Command::new("cp").arg(guest()).arg(sandboxes.work()).status();
+    let copied = Command::new("cp").arg(guest()).arg(sandboxes.work()).status();
     assert!(copied.expect("cp runs").success(), "copying the guest failed");
-    let log = sandboxes.work().with_file_name("log");
+    // Where an unprivileged caller can make it.
+    let log = sandboxes.work().join("log");
     let to_log = format!("--log={}", log.display());
     let arguments = ["run", "--user=0:0", &to_log, "--", "./attack-guest", class];
-    let output = finish(sandboxes.command(&arguments));
+    let output = finish(start(&sandboxes, &arguments));
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     let status = output.status;
@@ -41,17 +43,27 @@ fn attack(platform: &str, class: &str) {
     sandboxes.assert_nothing_left();
 }
 
+/// The same platform keeps guests of users without privileges.
+fn calls_unprivileged(platform: &str) {
+    // SAFETY: no arguments.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("not root: the other tests are as unprivileged");
+        return;
+    }
+    attack(platform, "calls", Sandboxes::unprivileged);
+}
+
 macro_rules! classes {
     ($($class:ident),* $(,)?) => {
         $(fn $class(platform: &str) {
-            attack(platform, stringify!($class));
+            attack(platform, stringify!($class), Sandboxes::command);
         })*
-        rsentry_tests::on_every_platform! { $($class),* }
+        rsentry_tests::on_every_platform! { $($class,)* calls_unprivileged }
 
         /// A class that nobody runs is no test.
         #[test]
         fn every_class_is_run() {
-            let output = std::process::Command::new(guest()).arg("list").output().unwrap();
+            let output = Command::new(guest()).arg("list").output().unwrap();
             let listed = text(&output.stdout);
             assert_eq!(listed.lines().collect::<Vec<_>>(), [$(stringify!($class)),*]);
         }
