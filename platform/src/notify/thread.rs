@@ -171,7 +171,9 @@ impl Thread {
                 return self.space.entered(regs.rip, regs).map(|()| Some(Trap::Syscall));
             }
             regs.rip = rip;
-        } else if matches!(context.trapno, trap::VECTOR_UD | trap::VECTOR_GP)
+        } else if matches!(frame.signo, libc::SIGILL | libc::SIGSEGV)
+            // Of other signals, the frame has the vector of some earlier exception.
+            && matches!(context.trapno, trap::VECTOR_UD | trap::VECTOR_GP)
             && self.space.is_moved(regs.rip)
         {
             self.resume(regs)?;
