@@ -94,6 +94,10 @@ impl Thread {
         self.regs = *regs;
         let xstate = self.xstate;
         let mut load = Registers { rip: self.space.enter(regs.rip), ..*regs };
+        if load.rip != regs.rip {
+            // The patch may be another thread's of just now, and not be there yet.
+            self.space.flush()?;
+        }
         let body = self.body()?;
         if load.gs_base == 0 {
             load.gs_base = body.block().addr();
