@@ -14,6 +14,7 @@ use super::births::{Births, Kind};
 use super::layout::Layout;
 use super::listener::{Listener, Ring};
 use super::process::Process;
+use super::spin::Spinner;
 use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::memory_file::{Frames, MemoryFile};
@@ -37,6 +38,7 @@ pub(super) struct Body {
     rings: bool,
     /// How often it was kicked on its way to a request, which must follow.
     dismissed: usize,
+    spinner: Spinner,
 }
 
 /// What came from a body.
@@ -59,6 +61,7 @@ impl Body {
         memory: &std::sync::Arc<MemoryFile>,
         layout: Layout,
         slot: u64,
+        spinner: Spinner,
     ) -> Result<Body, Error> {
         let frames = memory
             .allocate(BLOCK_LEN)
@@ -75,7 +78,7 @@ impl Body {
         let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
         let Ring { id, tid, .. } = listener.next()?;
         let pid = process.pid();
-        Ok(Body { pid, tid, listener, block, ring: Some(id), rings: false, dismissed: 0 })
+        Ok(Body { pid, tid, listener, block, ring: Some(id), rings: false, dismissed: 0, spinner })
     }
 
     /// Its host thread.
@@ -90,11 +93,28 @@ impl Body {
 
     /// Lets it act on what is in the block.
     pub(super) fn reply(&mut self, action: u32) -> Result<(), Error> {
+        let begin = self.spinner.replies();
         self.block.put(offset_of!(Control, action), action)?;
         let before = self.block.swap_state(code::STATE_REPLY)?;
         match self.ring.take() {
             Some(ring) => self.listener.answer(ring, code::ANSWER_REPLY),
             None => self.rings = before == code::STATE_ASLEEP,
+        }
+        if self.rings {
+            // It went to sleep, so this took long.
+            self.sleep()?;
+        } else if begin && let Some(patience) = self.spinner.start() {
+            self.block.swap(offset_of!(Control, patience), patience)?;
+        }
+        Ok(())
+    }
+
+    /// From now on, whoever waits sleeps: a request that is made later rings. To be called as well
+    /// when the calling host thread is about to do something else.
+    pub(super) fn sleep(&mut self) -> Result<(), Error> {
+        if self.spinner.is_looking() {
+            self.block.swap(offset_of!(Control, patience), 0)?;
+            self.spinner.stop();
         }
         Ok(())
     }
@@ -116,8 +136,7 @@ impl Body {
 
     /// Whether a request stands in the block.
     pub(super) fn asks(&self) -> Result<bool, Error> {
-        let state: u32 = self.block.get(offset_of!(Control, state))?;
-        Ok(state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
+        self.block.asks()
     }
 
     /// Waits for the next event.
@@ -125,9 +144,24 @@ impl Body {
     /// # Errors
     /// [`Error::StubGone`] when the thread is gone, or tries to evade kicks.
     pub(super) fn wait(&mut self) -> Result<Event, Error> {
+        let event = self.wait_for_event()?;
+        if matches!(event, Event::Request) {
+            self.dismissed = 0;
+            self.spinner.asked();
+        }
+        Ok(event)
+    }
+
+    fn wait_for_event(&mut self) -> Result<Event, Error> {
+        if self.spinner.is_looking() && !self.rings {
+            let block = &self.block;
+            if self.spinner.look(|| block.asks())? {
+                return Ok(Event::Request);
+            }
+            self.sleep()?;
+        }
         loop {
             if !self.rings && self.asks()? {
-                self.dismissed = 0;
                 return Ok(Event::Request);
             }
             let ring = match self.dismissed.checked_sub(1).and_then(|at| DISMISSED.get(at)) {
@@ -147,7 +181,6 @@ impl Body {
             }
             if self.asks()? {
                 self.ring = Some(ring.id);
-                self.dismissed = 0;
                 return Ok(Event::Request);
             }
             if self.dismissed > 0 {
@@ -214,9 +247,23 @@ impl Block {
         self.write(offset as u64, value.as_bytes())
     }
 
-    fn swap_state(&self, state: u32) -> Result<u32, Error> {
+    /// Replaces a word of [`Control`].
+    fn swap(&self, offset: usize, value: u32) -> Result<u32, Error> {
         // SAFETY: inside the frames, aligned.
-        unsafe { usercopy::swap_u32(self.frames.ptr().add(offset_of!(Control, state)), state) }
+        unsafe { usercopy::swap_u32(self.frames.ptr().add(offset), value) }.ok_or(Error::StubGone)
+    }
+
+    fn swap_state(&self, state: u32) -> Result<u32, Error> {
+        self.swap(offset_of!(Control, state), state)
+    }
+
+    /// Whether a request stands.
+    fn asks(&self) -> Result<bool, Error> {
+        // SAFETY: inside the frames.
+        let state =
+            unsafe { usercopy::load_u32(self.frames.ptr().add(offset_of!(Control, state))) };
+        state
+            .map(|state| state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
             .ok_or(Error::StubGone)
     }
 

@@ -42,6 +42,7 @@ mod patches;
 mod probe;
 mod process;
 mod space;
+mod spin;
 mod template;
 mod thread;
 mod xstate;
@@ -49,6 +50,7 @@ mod xstate;
 use births::Births;
 use layout::Layout;
 use process::Processes;
+use spin::Spins;
 use template::Template;
 
 /// The default of `vm.mmap_min_addr`.
@@ -70,6 +72,7 @@ struct Shared {
     nursery: Nursery<Processes>,
     template: Arc<Mutex<Template>>,
     births: Arc<Mutex<Births>>,
+    spins: Arc<Spins>,
     /// Whether call sites are patched.
     patching: bool,
 }
@@ -92,7 +95,14 @@ impl NotifyPlatform {
         let (template, births) = Template::start(&file, layout, keep, &xstate)?;
         let template = Arc::new(Mutex::new(template));
         let births = Arc::new(Mutex::new(Births::new(births, layout, host)));
-        let maker = Processes { file: file.clone(), layout, template: template.clone(), births };
+        let spins = Spins::new();
+        let maker = Processes {
+            file: file.clone(),
+            layout,
+            template: template.clone(),
+            births,
+            spins: spins.clone(),
+        };
         let births = maker.births.clone();
         let probe = maker.make()?;
         let wakes_here = probe.0.can_wake_here();
@@ -112,6 +122,7 @@ impl NotifyPlatform {
                 nursery: Nursery::new(maker, vec![first]),
                 template,
                 births,
+                spins,
                 patching: true,
             }),
         }))
@@ -172,6 +183,7 @@ impl Platform for NotifyPlatform {
 /// | `wait4`, `waitid` | deaths of stubs |
 /// | `kill`, `tgkill` | SIGKILL to a stub process; SIGURG to a guest thread (a kick) |
 /// | `sendmsg`, `recvmsg`, `poll` | orders to the template, listeners from stubs |
+/// | `sched_setaffinity`, `getcpu` | a CPU for who looks for requests |
 /// | `fallocate`, `lseek`, `fstat`, `statx` | the memory file |
 /// | `clock_nanosleep` | the memory file's reclaimer |
 /// | `close` | sockets and listeners |
@@ -183,6 +195,8 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_poll,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_getcpu,
     libc::SYS_fallocate,
     libc::SYS_lseek,
     libc::SYS_fstat,

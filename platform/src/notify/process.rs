@@ -14,6 +14,7 @@ use super::births::{Births, Kind};
 use super::body::Body;
 use super::layout::Layout;
 use super::listener::Listener;
+use super::spin::{Spinner, Spins};
 use super::template::Template;
 use crate::arch::doorbell::{BATCH_MAX, COMMANDS_START};
 use crate::arch::stub::Command;
@@ -109,6 +110,7 @@ pub(super) struct Processes {
     pub(super) layout: Layout,
     pub(super) template: Arc<Mutex<Template>>,
     pub(super) births: Arc<Mutex<Births>>,
+    pub(super) spins: Arc<Spins>,
 }
 
 impl Maker for Processes {
@@ -138,7 +140,14 @@ impl Maker for Processes {
         if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_munmap, scratch)])? {
             return Err(Error::host("munmap of a scratch page", errno));
         }
-        let body = Body::new(&process, &self.births, &self.file, self.layout, 0)?;
+        let body = Body::new(
+            &process,
+            &self.births,
+            &self.file,
+            self.layout,
+            0,
+            Spinner::new(self.spins.clone()),
+        )?;
         Ok((process, body))
     }
 

@@ -13,6 +13,7 @@ use super::body::Body;
 use super::layout::Layout;
 use super::patches::Patches;
 use super::process::Process;
+use super::spin::Spinner;
 use super::thread::Thread;
 use crate::arch::doorbell::BATCH_MAX;
 use crate::stub::queue::{Op, Queue};
@@ -220,11 +221,15 @@ impl Space {
             bodies.slots - 1
         };
         let shared = &self.shared;
-        Body::new(&self.process, &shared.births, &shared.file, shared.layout, slot)
+        let spinner = Spinner::new(shared.spins.clone());
+        Body::new(&self.process, &shared.births, &shared.file, shared.layout, slot, spinner)
     }
 
     /// Takes back the body of a guest thread that is gone.
-    pub(super) fn put_back(&self, body: Body) {
+    pub(super) fn put_back(&self, mut body: Body) {
+        if body.sleep().is_err() {
+            return;
+        }
         let mut bodies = self.bodies.lock();
         if self.process.alive().is_ok() && bodies.idle.len() < IDLE_MAX {
             bodies.idle.push(body);

@@ -343,7 +343,10 @@ impl GuestThread for Thread {
             self.kick.stop();
             return Ok(Trap::Exception(trap::wild_jump()));
         }
+        let spins = self.space.shared().spins.clone();
+        spins.enter();
         let result = self.run_guest(regs);
+        spins.leave();
         self.kick.stop();
         result.inspect_err(|_| self.space.give_up())
     }
