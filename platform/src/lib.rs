@@ -301,6 +301,12 @@ pub trait GuestThread {
     fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error>;
     /// A handle that other threads use to get this one back into the Sentry.
     fn kicker(&self) -> Arc<dyn Kicker>;
+    /// From now on, the platform may answer these system calls (number, result) by itself, and no
+    /// others. At first it answers none.
+    fn set_answers(&mut self, answers: &[(u64, u64)]) -> Result<(), Error> {
+        let _ = answers;
+        Ok(())
+    }
     /// Reads the extended state (x87, SSE, AVX, ...) as an XSAVE image in standard format.
     fn xstate(&mut self) -> Result<Vec<u8>, Error>;
     /// Replaces the extended state. The host validates it: a malformed image gives an error and

@@ -39,6 +39,10 @@ pub(super) struct Body {
     /// How often it was kicked on its way to a request, which must follow.
     dismissed: usize,
     spinner: Spinner,
+    /// Which system calls the stub answers by itself, and how.
+    answers: Vec<(u64, u64)>,
+    /// Whether the stub knows `answers`.
+    answers_known: bool,
 }
 
 /// What came from a body.
@@ -78,7 +82,18 @@ impl Body {
         let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
         let Ring { id, tid, .. } = listener.next()?;
         let pid = process.pid();
-        Ok(Body { pid, tid, listener, block, ring: Some(id), rings: false, dismissed: 0, spinner })
+        Ok(Body {
+            pid,
+            tid,
+            listener,
+            block,
+            ring: Some(id),
+            rings: false,
+            dismissed: 0,
+            spinner,
+            answers: Vec::new(),
+            answers_known: true,
+        })
     }
 
     /// Its host thread.
@@ -93,6 +108,9 @@ impl Body {
 
     /// Lets it act on what is in the block.
     pub(super) fn reply(&mut self, action: u32) -> Result<(), Error> {
+        if !self.answers_known {
+            self.show_answers()?;
+        }
         let begin = self.spinner.replies();
         self.block.put(offset_of!(Control, action), action)?;
         let before = self.block.swap_state(code::STATE_REPLY)?;
@@ -106,6 +124,28 @@ impl Body {
         } else if begin && let Some(patience) = self.spinner.start() {
             self.block.swap(offset_of!(Control, patience), patience)?;
         }
+        Ok(())
+    }
+
+    /// Which system calls (number, result) the stub answers by itself. Those that it has no room for
+    /// come to the Sentry as before.
+    pub(super) fn set_answers(&mut self, answers: &[(u64, u64)]) {
+        self.answers.clear();
+        self.answers.extend_from_slice(answers);
+        self.answers_known = false;
+    }
+
+    fn show_answers(&mut self) -> Result<(), Error> {
+        let mut index = [0u8; code::ANSWERS_MAX];
+        for (i, (nr, value)) in (1..code::ANSWER_VALUES).zip(&self.answers) {
+            let place = usize::try_from(*nr).ok().and_then(|nr| index.get_mut(nr));
+            if let Some(place) = place {
+                *place = i as u8;
+                self.block.put(offset_of!(Control, answers) + 8 * i, *value)?;
+            }
+        }
+        self.block.put(offset_of!(Control, answered), index)?;
+        self.answers_known = true;
         Ok(())
     }
 
@@ -128,6 +168,9 @@ impl Body {
             return Err(Error::StubGone);
         }
         if let Some(ring) = self.ring.take() {
+            // It must not answer itself and go on.
+            self.block.put(offset_of!(Control, answered), [0u8; code::ANSWERS_MAX])?;
+            self.answers_known = false;
             self.listener.answer(ring, code::ANSWER_RETURN);
             self.dismissed += 1;
         }

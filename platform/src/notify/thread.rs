@@ -42,7 +42,8 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn new(space: Arc<Space>, body: Body) -> Result<Thread, Error> {
+    pub(super) fn new(space: Arc<Space>, mut body: Body) -> Result<Thread, Error> {
+        body.set_answers(&[]);
         let kick = Arc::new(Kick {
             pid: space.pid(),
             tid: body.tid(),
@@ -353,6 +354,11 @@ impl GuestThread for Thread {
 
     fn kicker(&self) -> Arc<dyn Kicker> {
         self.kick.clone()
+    }
+
+    fn set_answers(&mut self, answers: &[(u64, u64)]) -> Result<(), Error> {
+        self.body()?.set_answers(answers);
+        Ok(())
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {

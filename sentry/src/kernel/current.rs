@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use platform::{Exception, Fault, GuestThread, Registers, Trap};
@@ -176,6 +177,7 @@ impl Current {
     ) {
         self.task.set_kicker(Some(guest.kicker()));
         self.guest = guest;
+        self.task.ids_changed.store(true, Ordering::Release);
         self.task.set_mm(Some(mm.clone()));
         self.mm = mm;
         self.regs = Registers { orig_rax: u64::MAX, ..regs };
@@ -212,8 +214,34 @@ impl Current {
         self.in_syscall && (-516..=-512).contains(&result)
     }
 
+    /// Tells the guest thread what the platform may answer without the kernel: who this task is,
+    /// which changes only when the task itself does something. Not while calls are watched.
+    fn tell_ids(&mut self) {
+        self.task.ids_changed.store(false, Ordering::Release);
+        if self.kernel.strace.is_some() {
+            return;
+        }
+        let cred = self.cred();
+        let id = |nr: i64, id: u64| (nr as u64, id);
+        let answers = [
+            id(libc::SYS_getpid, self.group.tgid as u64),
+            id(libc::SYS_gettid, self.tid() as u64),
+            id(libc::SYS_getuid, cred.uid.into()),
+            id(libc::SYS_geteuid, cred.euid.into()),
+            id(libc::SYS_getgid, cred.gid.into()),
+            id(libc::SYS_getegid, cred.egid.into()),
+        ];
+        if let Err(error) = self.guest.set_answers(&answers) {
+            // It is about to be lost.
+            tracing::debug!(tid = self.tid(), %error, "answers for a guest thread");
+        }
+    }
+
     /// Runs guest code up to its next trap, and handles that.
     fn run_guest(&mut self) {
+        if self.task.ids_changed.load(Ordering::Acquire) {
+            self.tell_ids();
+        }
         self.task.set_in_guest(true);
         self.task.cpu.switch(Mode::User);
         let trap =

@@ -38,6 +38,8 @@ pub struct Task {
     attention: AtomicBool,
     /// Whether guest code runs, so that a kick is worth something.
     in_guest: AtomicBool,
+    /// Its ids are not those that its guest thread was told, if any.
+    pub(super) ids_changed: AtomicBool,
     kicker: Mutex<Option<Arc<dyn Kicker>>>,
     /// Pending signals and masks; locked inside the group's signal lock.
     pub signals: Mutex<TaskSignals>,
@@ -104,6 +106,7 @@ impl Task {
             cpu: CpuClock::default(),
             attention: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
+            ids_changed: AtomicBool::new(true),
             kicker: Mutex::new(None),
             signals: Mutex::default(),
             charge,
@@ -129,6 +132,7 @@ impl Task {
     /// Takes over another number (execve in a thread).
     pub(super) fn set_tid(&self, tid: i32) {
         self.tid.store(tid, Ordering::Release);
+        self.ids_changed.store(true, Ordering::Release);
     }
 
     /// Whether it is its process's leader.
@@ -212,6 +216,7 @@ impl Task {
             *self.charge.lock() = self.kernel.users.get(cred.uid).charge_task();
         }
         *now = cred;
+        self.ids_changed.store(true, Ordering::Release);
     }
 
     /// The memory; `None` once it exited.

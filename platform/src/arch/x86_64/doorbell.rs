@@ -88,6 +88,9 @@ pub(crate) const BLOCKS_HIGH: u32 = 0x7fff;
 /// How many numbers of system calls the stub can answer: the highest is one less.
 pub(crate) const ANSWERS_MAX: usize = 512;
 
+/// How many different answers it can give: index 0 is for none.
+pub(crate) const ANSWER_VALUES: usize = 16;
+
 /// The first page of a block, shared by guest and Sentry. Both write; the guest may write anything
 /// at any time.
 #[repr(C, align(64))]
@@ -112,7 +115,7 @@ pub(crate) struct Control {
     /// For each system call that the stub answers: the index in `answers`, else 0.
     pub(crate) answered: [u8; ANSWERS_MAX],
     /// The answers.
-    pub(crate) answers: [u64; 16],
+    pub(crate) answers: [u64; ANSWER_VALUES],
 }
 
 /// A read-only page of the stub.
