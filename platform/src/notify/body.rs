@@ -111,7 +111,12 @@ impl Body {
         if !self.answers_known {
             self.show_answers()?;
         }
-        let begin = self.spinner.replies();
+        // Only with a guest that is known to sleep until it is answered.
+        let begin = self.spinner.replies() && self.ring.is_some();
+        if begin {
+            self.set_patience(self.spinner.patience())?;
+            self.spinner.start(self.tid);
+        }
         self.block.put(offset_of!(Control, action), action)?;
         let before = self.block.swap_state(code::STATE_REPLY)?;
         match self.ring.take() {
@@ -121,10 +126,13 @@ impl Body {
         if self.rings {
             // It went to sleep, so this took long.
             self.sleep()?;
-        } else if begin && let Some(patience) = self.spinner.start() {
-            self.block.swap(offset_of!(Control, patience), patience)?;
         }
         Ok(())
+    }
+
+    /// How often the guest may look for a reply before it rings.
+    fn set_patience(&self, patience: u32) -> Result<(), Error> {
+        self.block.swap(offset_of!(Control, patience), patience).map(drop)
     }
 
     /// Which system calls (number, result) the stub answers by itself. Those that it has no room for
@@ -153,7 +161,7 @@ impl Body {
     /// when the calling host thread is about to do something else.
     pub(super) fn sleep(&mut self) -> Result<(), Error> {
         if self.spinner.is_looking() {
-            self.block.swap(offset_of!(Control, patience), 0)?;
+            self.set_patience(0)?;
             self.spinner.stop();
         }
         Ok(())

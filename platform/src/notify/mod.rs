@@ -183,7 +183,7 @@ impl Platform for NotifyPlatform {
 /// | `wait4`, `waitid` | deaths of stubs |
 /// | `kill`, `tgkill` | SIGKILL to a stub process; SIGURG to a guest thread (a kick) |
 /// | `sendmsg`, `recvmsg`, `poll` | orders to the template, listeners from stubs |
-/// | `sched_setaffinity`, `getcpu` | a CPU for who looks for requests |
+/// | `sched_setaffinity`, `getcpu` | a CPU of its own for a guest thread that looks for replies |
 /// | `fallocate`, `lseek`, `fstat`, `statx` | the memory file |
 /// | `clock_nanosleep` | the memory file's reclaimer |
 /// | `close` | sockets and listeners |

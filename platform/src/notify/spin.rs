@@ -6,27 +6,30 @@
 //! either side has looked in vain for that long. How many it takes doubles when looking was worth
 //! less than beginning costs, and halves when it was.
 //!
-//! A doorbell leaves both threads on one CPU. To begin, the Sentry's moves to another one.
+//! A doorbell leaves both threads on one CPU. To begin, the guest's, which sleeps, is bound to
+//! another one, and is so for as long as the pair looks.
 
 use std::arch::x86_64::_rdtsc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long either side looks: about what two doorbells cost.
-const WINDOW: Duration = Duration::from_micros(12);
+use crate::stub::sys::Tid;
+
+/// How long either side looks: some doorbells long, for a machine that is not quite idle.
+const WINDOW: Duration = Duration::from_micros(20);
 /// Requests in a row that earn it: at first, at least, at most.
 const EARNED: (u32, u32, u32) = (48, 16, 1 << 16);
+/// Windows that the guest may take to wake up on another CPU and ask for something.
+const WAKING: u64 = 16;
 /// Requests that make beginning worth its while.
 const WORTH: u32 = 64;
-/// A thread that takes longer to move than this is not alone on the other CPU.
-const CROWDED: Duration = Duration::from_micros(150);
 
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
+    /// What this sandbox may use.
     cpus: Vec<usize>,
     window: u64,
-    crowded: u64,
     /// How often a guest thread looks in a window.
     patience: u32,
     /// Guest threads that may be running guest code.
@@ -44,8 +47,8 @@ fn now() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Restricts the calling thread to some CPUs. Failure only costs time.
-fn set_affinity(cpus: &[usize]) {
+/// Restricts a thread to some CPUs. Failure only costs time.
+fn set_affinity(tid: Tid, cpus: &[usize]) {
     // SAFETY: all-zero is an empty set, `CPU_SET` ignores numbers that do not fit, and the call
     // reads the set only.
     unsafe {
@@ -53,7 +56,7 @@ fn set_affinity(cpus: &[usize]) {
         for &cpu in cpus {
             libc::CPU_SET(cpu, &mut set);
         }
-        libc::sched_setaffinity(0, size_of_val(&set), &set);
+        libc::sched_setaffinity(tid, size_of_val(&set), &set);
     }
 }
 
@@ -83,7 +86,6 @@ impl Spins {
         Arc::new(Spins {
             cpus: cpus.collect(),
             window: in_cycles(WINDOW),
-            crowded: in_cycles(CROWDED),
             patience: (in_cycles(WINDOW) / per_look).clamp(1, 1 << 16) as u32,
             running: AtomicUsize::new(0),
             looking: AtomicUsize::new(0),
@@ -113,7 +115,7 @@ impl Drop for Spins {
     fn drop(&mut self) {
         let found = *self.found.get_mut();
         let wasted = *self.wasted.get_mut() / (self.window / WINDOW.as_micros() as u64).max(1);
-        tracing::debug!(found, wasted_us = wasted, "requests found by looking");
+        tracing::info!(found, wasted_us = wasted, "requests found by looking instead of sleeping");
     }
 }
 
@@ -121,6 +123,8 @@ impl Drop for Spins {
 pub(super) struct Spinner {
     spins: Arc<Spins>,
     looking: bool,
+    /// The guest thread, while the pair looks.
+    bound: Tid,
     /// Quick requests in a row.
     streak: u32,
     /// How many earn looking.
@@ -132,7 +136,15 @@ pub(super) struct Spinner {
 
 impl Spinner {
     pub(super) fn new(spins: Arc<Spins>) -> Spinner {
-        Spinner { spins, looking: false, streak: 0, price: EARNED.0, asked: 0, replied: 0 }
+        Spinner {
+            spins,
+            looking: false,
+            bound: 0,
+            streak: 0,
+            price: EARNED.0,
+            asked: 0,
+            replied: 0,
+        }
     }
 
     /// Whether the pair looks. If not, whoever waits sleeps.
@@ -154,32 +166,34 @@ impl Spinner {
         if self.replied.wrapping_sub(self.asked) > spins.window {
             self.streak = 0;
         }
-        !self.looking && self.streak >= self.price && spins.has_room(2)
+        !self.looking && self.streak >= self.price && spins.has_room(1)
     }
 
-    /// Moves the calling thread to another CPU than the one that it shares with the guest. Returns
-    /// how often the guest may look, or `None` if it is no use.
-    pub(super) fn start(&mut self) -> Option<u32> {
-        let spins = self.spins.clone();
+    /// How often a guest may look for a reply.
+    pub(super) fn patience(&self) -> u32 {
+        self.spins.patience
+    }
+
+    /// Prepares to look, while the guest sleeps: it is to wake up on another CPU.
+    pub(super) fn start(&mut self, guest: Tid) {
         // SAFETY: plain system call.
         let here = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
-        let place = spins.cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
-        let there = *spins.cpus.get((place + 1) % spins.cpus.len().max(1))?;
-        let before = now();
-        set_affinity(&[there]);
+        let cpus = &self.spins.cpus;
+        let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
+        if let Some(there) = cpus.get((place + 1) % cpus.len().max(1)) {
+            set_affinity(guest, std::slice::from_ref(there));
+        }
+        self.bound = guest;
         self.streak = 0;
         self.looking = true;
-        spins.looking.fetch_add(1, Ordering::Relaxed);
-        if now().wrapping_sub(before) > spins.crowded {
-            self.stop();
-            return None;
-        }
-        Some(spins.patience)
+        self.spins.looking.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Looks for what `come` finds. False if it did not come in time.
     pub(super) fn look<E>(&mut self, mut come: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
         let start = now();
+        let first = self.streak == 0;
+        let window = self.spins.window * if first { WAKING } else { 1 };
         loop {
             for _ in 0..16 {
                 if come()? {
@@ -190,7 +204,7 @@ impl Spinner {
             }
             let looked = now().wrapping_sub(start);
             // Nobody else may need the CPU more.
-            if looked > self.spins.window || !self.spins.has_room(0) {
+            if looked > window || !self.spins.has_room(0) {
                 self.spins.wasted.fetch_add(looked, Ordering::Relaxed);
                 return Ok(false);
             }
@@ -203,7 +217,7 @@ impl Spinner {
             return;
         }
         self.spins.looking.fetch_sub(1, Ordering::Relaxed);
-        set_affinity(&self.spins.cpus);
+        set_affinity(self.bound, &self.spins.cpus);
         let worth = self.streak >= WORTH;
         let price = if worth { self.price / 2 } else { self.price.saturating_mul(2) };
         self.price = price.clamp(EARNED.1, EARNED.2);

@@ -1,4 +1,4 @@
-//! What the ptrace platform's operations cost: `cargo bench -p rsentry-platform`.
+//! What a platform's operations cost: `cargo bench -p rsentry-platform -- notify` (or `ptrace`).
 //!
 //! Prints medians in microseconds. Nothing is compared; `bench/` does that.
 
@@ -8,9 +8,8 @@ use std::time::Instant;
 use rsentry_platform as platform;
 
 use platform::memory_file::MemoryFile;
-use platform::ptrace::PtracePlatform;
 use platform::{
-    AddressSpace, Frames, PAGE_SIZE, Platform, Prot, Registers, Source, Trap, usercopy,
+    AddressSpace, Choice, Frames, PAGE_SIZE, Platform, Prot, Registers, Source, Trap, usercopy,
 };
 
 const CODE: u64 = 0x40_0000;
@@ -60,7 +59,14 @@ fn start() -> Registers {
 
 fn main() {
     let file = MemoryFile::new(1 << 30).expect("a memory file");
-    let platform = PtracePlatform::new(file.clone()).expect("ptrace");
+    let wanted = std::env::args().find_map(|a| match a.as_str() {
+        "ptrace" => Some(Choice::Ptrace),
+        "notify" => Some(Choice::Notify),
+        _ => None,
+    });
+    let opened = platform::open(wanted.unwrap_or_default(), &file).expect("a platform");
+    let platform = opened.platform;
+    println!("{}: {}", platform.name(), platform.features().join(", "));
     let (getpid, store) = (frames(&file, GETPID), frames(&file, STORE));
 
     let one = space(&*platform, &getpid);
