@@ -211,6 +211,8 @@ impl Thread {
             Some(Zone::Answering) => {
                 let trap = self.patched_call(regs)?;
                 (regs.rax, self.xstate) = (regs.orig_rax, self.saved_by(&frame)?);
+                // Not in the block yet.
+                regs.fs_base = frame.fs_base;
                 Ok(Some(trap))
             }
             Some(Zone::Waiting) if self.body()?.asks()? => {
