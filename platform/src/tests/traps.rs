@@ -389,8 +389,7 @@ fn random_code_always_comes_back() {
         &[0xff, 0xe0],                   // jmp rax
     ];
     let world = World::new();
-    let space = world.space(&[0; 8192]);
-    let code = &space.frames[0];
+    let mut space = world.space(&[0; 8192]);
     let mut guest = space.thread();
     let stub = world.platform.user_range().1;
     let mut random = 0x1234_5678_9abc_def1u64;
@@ -400,12 +399,12 @@ fn random_code_always_comes_back() {
         random ^= random << 17;
         random
     };
-    let (done, kicker) = (AtomicU32::new(0), guest.thread.kicker());
+    let (done, kicker) = (AtomicU32::new(0), parking_lot::Mutex::new(guest.thread.kicker()));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while done.load(Ordering::Relaxed) == 0 {
                 std::thread::sleep(Duration::from_millis(1));
-                kicker.kick();
+                kicker.lock().kick();
             }
         });
         let end = Instant::now() + Duration::from_millis(300);
@@ -414,10 +413,13 @@ fn random_code_always_comes_back() {
             let mut bytes: Vec<u8> = (0..256).flat_map(|_| next().to_le_bytes()).collect();
             for _ in 0..80 {
                 let spice = SPICES[next() as usize % SPICES.len()];
-                let at = next() as usize % (bytes.len() - 8);
-                bytes[at..at + spice.len()].copy_from_slice(spice);
+                let place = next() as usize % (bytes.len() - 8);
+                bytes[place..place + spice.len()].copy_from_slice(spice);
             }
-            write(code, 0, &bytes);
+            // Over the same place, as a program that changes its code maps it.
+            let code = world.frames(&bytes);
+            space.space.map(CODE, code.len(), RX, at(&code), false);
+            space.space.defer(Box::new(std::mem::replace(&mut space.frames[0], code)));
             for _ in 0..30 {
                 let interesting =
                     [CODE, STACK + 64, stub, stub + 4096, 0x23, 0xffff_ffff_ff60_0000, next()];
@@ -430,8 +432,21 @@ fn random_code_always_comes_back() {
                     ..Registers { rax, rbx, rcx, rdi, rsi, ..start() }
                 };
                 for _ in 0..4 {
-                    guest.thread.run(&mut guest.regs).expect("the stub lives");
                     traps += 1;
+                    match guest.thread.run(&mut guest.regs) {
+                        Ok(_) => {}
+                        // Jumps into the stub are a guest's own ruin on one platform.
+                        Err(Error::StubGone) if KIND.get().name() == "notify" => {
+                            space = world.space(&bytes);
+                            guest = space.thread();
+                            *kicker.lock() = guest.thread.kicker();
+                            break;
+                        }
+                        Err(error) => {
+                            done.store(1, Ordering::Relaxed);
+                            panic!("{error}");
+                        }
+                    }
                 }
             }
         }
