@@ -114,8 +114,10 @@ impl Body {
         // Only with a guest that is known to sleep until it is answered.
         let begin = self.spinner.replies() && self.ring.is_some();
         if begin {
-            self.set_patience(self.spinner.patience())?;
             self.spinner.start(self.tid);
+        }
+        if let Some(patience) = self.spinner.patience() {
+            self.set_patience(patience)?;
         }
         self.block.put(offset_of!(Control, action), action)?;
         let before = self.block.swap_state(code::STATE_REPLY)?;

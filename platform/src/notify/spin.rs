@@ -19,7 +19,9 @@ use crate::stub::sys::Tid;
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
 const WINDOW: Duration = Duration::from_micros(20);
 /// Requests in a row that earn it: at first, at least, at most.
-const EARNED: (u32, u32, u32) = (48, 16, 1 << 16);
+const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
+/// Windows more that a successful pair may look in vain: a tick of the host's is not its end.
+const EARNED_MAX: u64 = 4;
 /// Windows that the guest may take to wake up on another CPU and ask for something.
 const WAKING: u64 = 16;
 /// Requests that make beginning worth its while.
@@ -125,8 +127,10 @@ pub(super) struct Spinner {
     looking: bool,
     /// The guest thread, while the pair looks.
     bound: Tid,
-    /// Quick requests in a row.
+    /// Quick requests in a row, while the pair does not look.
     streak: u32,
+    /// Requests since it looks.
+    hits: u32,
     /// How many earn looking.
     price: u32,
     /// When the last request came, and when it was answered.
@@ -141,6 +145,7 @@ impl Spinner {
             looking: false,
             bound: 0,
             streak: 0,
+            hits: 0,
             price: EARNED.0,
             asked: 0,
             replied: 0,
@@ -155,8 +160,12 @@ impl Spinner {
     /// A request came.
     pub(super) fn asked(&mut self) {
         self.asked = now();
-        let quick = self.asked.wrapping_sub(self.replied) < self.spins.window;
-        self.streak = if quick { self.streak.saturating_add(1) } else { 0 };
+        if self.looking {
+            self.hits = self.hits.saturating_add(1);
+        } else {
+            let quick = self.asked.wrapping_sub(self.replied) < self.spins.window;
+            self.streak = if quick { self.streak.saturating_add(1) } else { 0 };
+        }
     }
 
     /// A request is about to be answered. Returns whether the pair should begin to look.
@@ -169,9 +178,14 @@ impl Spinner {
         !self.looking && self.streak >= self.price && spins.has_room(1)
     }
 
-    /// How often a guest may look for a reply.
-    pub(super) fn patience(&self) -> u32 {
-        self.spins.patience
+    /// How often a guest may look for a reply that comes next, if that is to change. For the first
+    /// one it waits while this thread is still busy waking it.
+    pub(super) fn patience(&self) -> Option<u32> {
+        match (self.looking, self.hits) {
+            (true, 0) => Some(self.spins.patience.saturating_mul(WAKING as u32)),
+            (true, 1) => Some(self.spins.patience),
+            _ => None,
+        }
     }
 
     /// Prepares to look, while the guest sleeps: it is to wake up on another CPU.
@@ -184,7 +198,7 @@ impl Spinner {
             set_affinity(guest, std::slice::from_ref(there));
         }
         self.bound = guest;
-        self.streak = 0;
+        self.hits = 0;
         self.looking = true;
         self.spins.looking.fetch_add(1, Ordering::Relaxed);
     }
@@ -192,8 +206,9 @@ impl Spinner {
     /// Looks for what `come` finds. False if it did not come in time.
     pub(super) fn look<E>(&mut self, mut come: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
         let start = now();
-        let first = self.streak == 0;
-        let window = self.spins.window * if first { WAKING } else { 1 };
+        // Much was saved already by a pair that has looked with success for long.
+        let earned = u64::from(self.hits / WORTH).min(EARNED_MAX) + 1;
+        let window = self.spins.window * if self.hits == 0 { WAKING } else { earned };
         loop {
             for _ in 0..16 {
                 if come()? {
@@ -218,7 +233,7 @@ impl Spinner {
         }
         self.spins.looking.fetch_sub(1, Ordering::Relaxed);
         set_affinity(self.bound, &self.spins.cpus);
-        let worth = self.streak >= WORTH;
+        let worth = self.hits >= WORTH;
         let price = if worth { self.price / 2 } else { self.price.saturating_mul(2) };
         self.price = price.clamp(EARNED.1, EARNED.2);
         self.streak = 0;
