@@ -18,6 +18,7 @@ use super::spin::Spinner;
 use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::affinity;
 use crate::stub::sys::{self, Tid};
 use crate::{Error, Registers, usercopy};
 
@@ -81,6 +82,7 @@ impl Body {
         block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
         let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
         let Ring { id, tid, .. } = listener.next()?;
+        affinity::run_anywhere(tid);
         let pid = process.pid();
         Ok(Body {
             pid,
@@ -94,6 +96,11 @@ impl Body {
             answers: Vec::new(),
             answers_known: true,
         })
+    }
+
+    /// Uses `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`. Returns whether the host has it.
+    pub(super) fn wake_here(&self) -> bool {
+        self.listener.wake_here()
     }
 
     /// Its host thread.

@@ -63,6 +63,11 @@ impl Layout {
         self.base + Layout::TRAMPOLINES
     }
 
+    /// All of it that is mapped for the guest's sake: address, bytes.
+    pub(super) fn guests(self) -> (u64, u64) {
+        (self.base + Layout::PARKING, Layout::LEN - Layout::PARKING)
+    }
+
     /// The block of a guest thread: read and write.
     pub(super) fn block(self, slot: u64) -> u64 {
         self.base + Layout::BLOCKS + slot * BLOCK_LEN

@@ -73,8 +73,8 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Whether the host has `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
-    pub(super) fn can_wake_here(&self) -> bool {
+    /// Uses `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`. Returns whether the host has it.
+    pub(super) fn wake_here(&self) -> bool {
         self.ioctl(SET_FLAGS, SYNC_WAKE_UP as usize).is_ok()
     }
 

@@ -102,15 +102,14 @@ impl NotifyPlatform {
             template: template.clone(),
             births,
             spins: spins.clone(),
+            graves: Arc::default(),
         };
         let births = maker.births.clone();
-        let probe = maker.make()?;
-        let wakes_here = probe.0.can_wake_here();
+        let first = maker.make()?;
+        let wakes_here = first.0.wake_here() && first.1.wake_here();
         if wakes_here {
             births.lock().set_sync_wake_up();
         }
-        drop(probe);
-        let first = maker.make()?;
         Ok(Arc::new(NotifyPlatform {
             wakes_here,
             shared: Arc::new(Shared {

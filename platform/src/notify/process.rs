@@ -12,13 +12,14 @@ use zerocopy::IntoBytes as _;
 
 use super::births::{Births, Kind};
 use super::body::Body;
-use super::layout::Layout;
+use super::layout::{Layout, USER_END};
 use super::listener::Listener;
 use super::spin::{Spinner, Spins};
 use super::template::Template;
 use crate::arch::doorbell::{BATCH_MAX, COMMANDS_START};
 use crate::arch::stub::Command;
 use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::affinity;
 use crate::stub::nursery::Maker;
 use crate::stub::sys::{self, Tid};
 use crate::{Error, PAGE_SIZE, usercopy};
@@ -29,11 +30,16 @@ pub(super) struct Process {
     /// Its command page: birth record and commands.
     page: Frames,
     executor: Mutex<Executor>,
-    /// It was found dead and reaped: the id may be somebody else's.
+    /// It was ended, or found dead and reaped: the id may be somebody else's.
     reaped: bool,
     /// It was given up.
     dead: AtomicBool,
+    layout: Layout,
+    graves: Arc<Graves>,
 }
+
+/// Processes that were killed and are not reaped yet.
+pub(super) type Graves = Mutex<Vec<Tid>>;
 
 struct Executor {
     listener: Listener,
@@ -52,9 +58,9 @@ impl Process {
         &self.page
     }
 
-    /// Whether the host has `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
-    pub(super) fn can_wake_here(&self) -> bool {
-        self.executor.lock().listener.can_wake_here()
+    /// Has the executor use `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`. Returns whether the host has it.
+    pub(super) fn wake_here(&self) -> bool {
+        self.executor.lock().listener.wake_here()
     }
 
     /// An error if it was given up.
@@ -95,12 +101,26 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Ends it. What it had mapped can be used for something else afterwards; its death need not be
+    /// waited for then, and is left to [`Processes::tidy`].
+    pub(super) fn end(&mut self) {
+        if std::mem::replace(&mut self.reaped, true) {
+            return;
+        }
+        let range = |(at, len): (u64, u64)| Command::new(libc::SYS_munmap, [at, len, 0, 0, 0, 0]);
+        let empty = self.execute(&[range((0, USER_END)), range(self.layout.guests())]);
+        sys::kill(self.pid, libc::SIGKILL);
+        match empty {
+            Ok(Ok(())) => self.graves.lock().push(self.pid),
+            _ => sys::reap(self.pid),
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.reaped {
-            sys::kill(self.pid, libc::SIGKILL);
-            sys::reap(self.pid);
-        }
+        self.end();
     }
 }
 
@@ -111,6 +131,13 @@ pub(super) struct Processes {
     pub(super) template: Arc<Mutex<Template>>,
     pub(super) births: Arc<Mutex<Births>>,
     pub(super) spins: Arc<Spins>,
+    pub(super) graves: Arc<Graves>,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.graves.lock().drain(..).for_each(sys::reap);
+    }
 }
 
 impl Maker for Processes {
@@ -124,8 +151,9 @@ impl Maker for Processes {
             .ok_or_else(|| Error::host("a command page", libc::ENOMEM))?;
         let pid = self.template.lock().spawn(&page)?;
         let made = self.births.lock().make(pid, &page, Kind::Executor).and_then(|listener| {
-            let ring = listener.next()?.id;
-            Ok(Executor { listener, ring })
+            let ring = listener.next()?;
+            affinity::run_anywhere(ring.tid);
+            Ok(Executor { listener, ring: ring.id })
         });
         let executor = match made {
             Ok(executor) => Mutex::new(executor),
@@ -135,7 +163,15 @@ impl Maker for Processes {
                 return Err(error);
             }
         };
-        let process = Process { pid, page, executor, reaped: false, dead: AtomicBool::new(false) };
+        let process = Process {
+            pid,
+            page,
+            executor,
+            reaped: false,
+            dead: AtomicBool::new(false),
+            layout: self.layout,
+            graves: self.graves.clone(),
+        };
         let scratch = [self.layout.scratch(), PAGE_SIZE, 0, 0, 0, 0];
         if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_munmap, scratch)])? {
             return Err(Error::host("munmap of a scratch page", errno));
@@ -149,6 +185,12 @@ impl Maker for Processes {
             Spinner::new(self.spins.clone()),
         )?;
         Ok((process, body))
+    }
+
+    fn tidy(&self) -> bool {
+        let mut graves = self.graves.lock();
+        graves.retain(|&pid| !sys::try_reap(pid));
+        graves.is_empty()
     }
 
     fn check((mut process, body): (Process, Body)) -> Option<(Process, Body)> {

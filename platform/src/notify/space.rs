@@ -237,6 +237,13 @@ impl Space {
     }
 }
 
+impl Drop for Space {
+    fn drop(&mut self) {
+        self.process.end();
+        self.shared.nursery.wake();
+    }
+}
+
 impl AddressSpace for Space {
     fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
         self.enqueue(None, |q, patches| {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::stub::affinity;
 use crate::stub::sys::Tid;
 
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
@@ -49,44 +50,23 @@ fn now() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Restricts a thread to some CPUs. Failure only costs time.
-fn set_affinity(tid: Tid, cpus: &[usize]) {
-    // SAFETY: all-zero is an empty set, `CPU_SET` ignores numbers that do not fit, and the call
-    // reads the set only.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for &cpu in cpus {
-            libc::CPU_SET(cpu, &mut set);
-        }
-        libc::sched_setaffinity(tid, size_of_val(&set), &set);
-    }
-}
-
 impl Spins {
-    /// Measures this machine, for some 300 microseconds.
+    /// Measures this machine, for some 50 microseconds.
     pub(super) fn new() -> Arc<Spins> {
-        // SAFETY: all-zero is an empty set; the call fills it.
-        let set = unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::sched_getaffinity(0, size_of_val(&set), &mut set);
-            set
-        };
-        // SAFETY: within the set's capacity.
-        let cpus = (0..libc::CPU_SETSIZE as usize).filter(|&c| unsafe { libc::CPU_ISSET(c, &set) });
-        const LOOKS: u64 = 2000;
+        const LOOKS: u64 = 500;
         let (start, start_cycles) = (Instant::now(), now());
         for _ in 0..LOOKS {
             std::hint::spin_loop();
         }
         let per_look = ((now() - start_cycles) / LOOKS).max(1);
-        while start.elapsed() < Duration::from_micros(200) {
+        while start.elapsed() < Duration::from_micros(50) {
             std::hint::spin_loop();
         }
         let (cycles, time) = (now() - start_cycles, start.elapsed());
         let in_cycles =
             |d: Duration| (u128::from(cycles) * d.as_nanos() / time.as_nanos().max(1)) as u64;
         Arc::new(Spins {
-            cpus: cpus.collect(),
+            cpus: affinity::own(),
             window: in_cycles(WINDOW),
             patience: (in_cycles(WINDOW) / per_look).clamp(1, 1 << 16) as u32,
             running: AtomicUsize::new(0),
@@ -190,12 +170,11 @@ impl Spinner {
 
     /// Prepares to look, while the guest sleeps: it is to wake up on another CPU.
     pub(super) fn start(&mut self, guest: Tid) {
-        // SAFETY: plain system call.
-        let here = usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
+        let here = affinity::here();
         let cpus = &self.spins.cpus;
         let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
         if let Some(there) = cpus.get((place + 1) % cpus.len().max(1)) {
-            set_affinity(guest, std::slice::from_ref(there));
+            affinity::set(guest, [*there]);
         }
         self.bound = guest;
         self.hits = 0;
@@ -232,7 +211,7 @@ impl Spinner {
             return;
         }
         self.spins.looking.fetch_sub(1, Ordering::Relaxed);
-        set_affinity(self.bound, &self.spins.cpus);
+        affinity::set(self.bound, self.spins.cpus.iter().copied());
         let worth = self.hits >= WORTH;
         let price = if worth { self.price / 2 } else { self.price.saturating_mul(2) };
         self.price = price.clamp(EARNED.1, EARNED.2);

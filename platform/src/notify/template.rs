@@ -17,6 +17,7 @@ use crate::arch::doorbell::{self as code, Constants, scratch};
 use crate::arch::doorbell_filter as filter;
 use crate::arch::stub::Command;
 use crate::memory_file::{Frames, MemoryFile};
+use crate::stub::affinity;
 use crate::stub::birth::{self, Handlers, Page};
 use crate::stub::message::{self, CONTROL_LEN};
 use crate::stub::sys::{self, Tid};
@@ -142,6 +143,7 @@ impl Template {
     pub(super) fn spawn(&self, commands: &Frames) -> Result<Tid, Error> {
         let flags = [filter::CLONE_PROCESS, 0, 0, 0, 0, 0];
         let order = Command::with_parameter(libc::SYS_clone, flags, commands.offset());
+        affinity::bring_here(self.pid);
         Ok(self.call("clone of a stub", order)? as Tid)
     }
 

@@ -22,39 +22,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::sys::Tid;
+use crate::stub::affinity;
 
 const TICK: Duration = Duration::from_millis(10);
 const PATIENCE: u32 = 3;
 /// Ticks from a failed trial to the next one, at first and at most.
 const BACKOFF: (u32, u32) = (50, 6400);
-
-/// Restricts a thread (0: the caller) to some CPUs. Failure only costs time.
-fn set_affinity(tid: Tid, cpus: impl IntoIterator<Item = usize>) {
-    // SAFETY: all-zero is an empty set, `CPU_SET` ignores numbers that do not fit, and the call
-    // reads the set only.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for cpu in cpus {
-            libc::CPU_SET(cpu, &mut set);
-        }
-        libc::sched_setaffinity(tid, size_of_val(&set), &set);
-    }
-}
-
-fn current() -> usize {
-    // SAFETY: plain system call.
-    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
-}
-
-/// Makes a sleeping thread wake up on the caller's CPU.
-pub(super) fn bring_here(tid: Tid) {
-    set_affinity(tid, [current()]);
-}
-
-/// Lets the calling thread use all CPUs that the host allows.
-pub(super) fn run_anywhere() {
-    set_affinity(0, 0..libc::CPU_SETSIZE as usize);
-}
 
 /// The CPUs of this sandbox and the pairs on them.
 pub(super) struct Cpus {
@@ -86,16 +59,8 @@ struct Affinity {
 impl Cpus {
     /// All CPUs that the caller may use.
     pub(super) fn new() -> Arc<Cpus> {
-        // SAFETY: all-zero is an empty set; the call fills it.
-        let set = unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::sched_getaffinity(0, size_of_val(&set), &mut set);
-            set
-        };
-        // SAFETY: within the set's capacity.
-        let cpus = (0..libc::CPU_SETSIZE as usize).filter(|&c| unsafe { libc::CPU_ISSET(c, &set) });
         Arc::new_cyclic(|this| Cpus {
-            cpus: cpus.collect(),
+            cpus: affinity::own(),
             slots: Mutex::new(Vec::new()),
             asleep: AtomicBool::new(false),
             wake_up: Condvar::new(),
@@ -114,9 +79,9 @@ impl Cpus {
         if !self.can_choose() {
             return 0;
         }
-        let here = current();
+        let here = affinity::here();
         let here = self.cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
-        set_affinity(0, [self.cpus[here]]);
+        affinity::set(0, [self.cpus[here]]);
         here
     }
 
@@ -154,7 +119,7 @@ impl Cpus {
     /// Lets the calling thread use all CPUs again.
     pub(super) fn unsettle(&self) {
         if self.can_choose() {
-            set_affinity(0, self.cpus.iter().copied());
+            affinity::set(0, self.cpus.iter().copied());
         }
     }
 
@@ -182,8 +147,8 @@ impl Cpus {
         slot.moved.store(false, Ordering::Relaxed);
         let wanted = slot.wanted.load(Ordering::Relaxed);
         if affinity.at != Some(wanted) {
-            set_affinity(slot.stub, [self.cpus[wanted]]);
-            set_affinity(0, [self.cpus[wanted]]);
+            affinity::set(slot.stub, [self.cpus[wanted]]);
+            affinity::set(0, [self.cpus[wanted]]);
             affinity.at = Some(wanted);
         }
     }
@@ -206,7 +171,7 @@ impl Cpus {
         let this = self.this.clone();
         let all = self.cpus.clone();
         let started = std::thread::Builder::new().name("balancer".into()).spawn(move || {
-            set_affinity(0, all);
+            affinity::set(0, all);
             let mut watch = Watch::default();
             while let Some(cpus) = this.upgrade() {
                 {
@@ -239,7 +204,7 @@ impl Slot {
         if affinity.at.is_none() || self.runs.load(Ordering::Relaxed) != runs {
             return false;
         }
-        set_affinity(self.stub, cpus.cpus.iter().copied());
+        affinity::set(self.stub, cpus.cpus.iter().copied());
         affinity.at = None;
         self.moved.store(true, Ordering::Release);
         true

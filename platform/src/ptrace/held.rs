@@ -76,13 +76,23 @@ impl Stopped {
         ask(self.tid).inspect_err(|&gone| self.gone.set(Some(gone)))
     }
 
-    /// Starts stub code and waits until it is done. A clone event on the way is passed to `event`.
-    fn run(&self, regs: &Registers, mut event: impl FnMut(Tid)) -> Result<Registers, Gone> {
+    /// Starts stub code and waits until it is done.
+    fn run(&self, regs: &Registers) -> Result<Registers, Gone> {
+        self.run_with(regs, sys::wait, |_| ())
+    }
+
+    /// As [`Stopped::run`], with `wait`. A clone event on the way is passed to `event`.
+    fn run_with(
+        &self,
+        regs: &Registers,
+        wait: fn(Tid) -> Result<Stop, Gone>,
+        mut event: impl FnMut(Tid),
+    ) -> Result<Registers, Gone> {
         self.set_own_registers(regs)?;
         let mut after = Registers::default();
         loop {
             self.note(sys::cont)?;
-            match self.note(sys::wait)? {
+            match self.note(wait)? {
                 Stop::Signal(libc::SIGTRAP) => {
                     self.note(|tid| sys::registers(tid, &mut after))?;
                     if stub::is_done(self.layout.code(), &after) {
@@ -122,7 +132,7 @@ impl Stopped {
 
     /// Executes one host call.
     pub(super) fn call(&self, command: Command) -> Result<i64, Gone> {
-        let after = self.run(&stub::call(self.layout.code(), command), |_| ())?;
+        let after = self.run(&stub::call(self.layout.code(), command))?;
         Ok(after.rax as i64)
     }
 
@@ -142,7 +152,7 @@ impl Stopped {
         let code = self.layout.code();
         let regs = if fork { stub::fork(code, command) } else { stub::call(code, command) };
         let mut child = None;
-        let result = self.run(&regs, |tid| child = Some(tid));
+        let result = self.run_with(&regs, sys::wait_cloning, |tid| child = Some(tid));
         let child = child.map(|tid| Stopped::new(tid, self.layout));
         let after = result.inspect_err(|_| {
             if let Some(child) = &child {
@@ -198,7 +208,7 @@ impl Stopped {
         }
         let start = self.layout.commands();
         let end = start + bytes.len() as u64;
-        let after = self.run(&stub::batch(self.layout.code(), start, end), |_| ())?;
+        let after = self.run(&stub::batch(self.layout.code(), start, end))?;
         let (at, result) = stub::batch_result(&after);
         if at == end {
             return Ok(Ok(()));
@@ -236,7 +246,7 @@ pub(super) struct Held(Stopped);
 impl Held {
     /// Seizes a parked thread. Blocks until it has stopped, which takes no guest's cooperation.
     pub(super) fn seize(tid: Tid, layout: Layout, options: i32) -> Result<Held, Error> {
-        super::cpu::bring_here(tid);
+        crate::stub::affinity::bring_here(tid);
         sys::seize(tid, options)?;
         let held = Held(Stopped::new(tid, layout));
         held.note(sys::interrupt)?;

@@ -179,7 +179,7 @@ fn clean_xstate(template: &mut Template) -> Result<(Vec<u8>, u64), Error> {
 /// | call | for |
 /// |---|---|
 /// | `ptrace` | SEIZE, INTERRUPT, CONT, SYSEMU, DETACH, GETREGS, SETREGS, GETREGSET, SETREGSET, GETSIGINFO, GETEVENTMSG, PEEKDATA, POKEDATA, GET_SYSCALL_INFO |
-/// | `wait4` | stops and deaths of stubs |
+/// | `wait4`, `waitid` | stops and deaths of stubs |
 /// | `kill`, `tgkill` | SIGKILL to a stub process; SIGURG to a guest thread (a kick) |
 /// | `sched_setaffinity`, `getcpu` | pairs on one CPU |
 /// | `sendmsg` | one descriptor at a time over the socket to the template |
@@ -190,6 +190,7 @@ fn clean_xstate(template: &mut Template) -> Result<(Vec<u8>, u64), Error> {
 const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_wait4,
+    libc::SYS_waitid,
     libc::SYS_kill,
     libc::SYS_tgkill,
     libc::SYS_sched_setaffinity,

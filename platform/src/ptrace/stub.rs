@@ -88,6 +88,6 @@ impl Maker for Stubs {
     }
 
     fn settle(&self) {
-        super::cpu::run_anywhere();
+        crate::stub::affinity::run_anywhere(0);
     }
 }

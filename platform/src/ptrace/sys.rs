@@ -155,6 +155,45 @@ pub(super) fn set_xstate(tid: Tid, image: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// As [`wait`] for a thread that may just have cloned another one. If both are killed before the
+/// clone is reported, nobody knows the other one, and yet a leader cannot be waited for until that
+/// is reaped.
+pub(super) fn wait_cloning(tid: Tid) -> Result<Stop, Gone> {
+    let any = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
+    loop {
+        // SAFETY: all-zero is a valid siginfo_t, which the call fills.
+        let (who, dead) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            if libc::waitid(libc::P_ALL, 0, &mut info, any) != 0 && crate::errno() != libc::EINTR {
+                return Err(Gone::Reaped);
+            }
+            let dead = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+            (info.si_pid(), dead.contains(&info.si_code))
+        };
+        if who == tid {
+            return wait(tid);
+        }
+        if dead {
+            try_reap(who);
+        } else if is_stopped_or_dead(tid) {
+            return wait(tid);
+        } else {
+            // The new thread's first stop is there already; that of `tid` is about to be.
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Whether [`wait`] would return at once.
+fn is_stopped_or_dead(tid: Tid) -> bool {
+    let any = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
+    // SAFETY: all-zero is a valid siginfo_t, which the call fills.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, tid as libc::id_t, &mut info, any) != 0 || info.si_pid() != 0
+    }
+}
+
 /// Waits until `tid` stops. When it died instead, it is reaped (unless it leads a group that still
 /// has threads).
 pub(super) fn wait(tid: Tid) -> Result<Stop, Gone> {

@@ -1,6 +1,7 @@
 //! What the stub processes of both platforms have in common: how they come to be, how they are
 //! kept ready, what is queued for their mappings.
 
+pub(crate) mod affinity;
 pub(crate) mod birth;
 pub(crate) mod message;
 pub(crate) mod nursery;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ use crate::Error;
 
 /// How many are kept ready: a fork and an exec in a row.
 const READY: usize = 2;
+/// How often it looks whether stubs that were dropped are dead.
+const DYING: Duration = Duration::from_millis(5);
 
 /// Makes blank stub processes.
 pub(crate) trait Maker: Send + Sync + 'static {
@@ -22,6 +25,11 @@ pub(crate) trait Maker: Send + Sync + 'static {
     fn make(&self) -> Result<Self::Stub, Error>;
     /// Whether a blank one is alive still: the host may have killed it.
     fn check(stub: Self::Stub) -> Option<Self::Stub>;
+    /// Does away with what is left of stubs that were dropped, as far as it can be without waiting.
+    /// Returns whether it is all gone.
+    fn tidy(&self) -> bool {
+        true
+    }
     /// Called on the nursery's own thread first of all.
     fn settle(&self) {}
 }
@@ -71,6 +79,11 @@ impl<M: Maker> Nursery<M> {
         }
     }
 
+    /// A stub was dropped.
+    pub(crate) fn wake(&self) {
+        self.pool.changed.notify_one();
+    }
+
     fn start(&self) -> Option<JoinHandle<()>> {
         let pool = self.pool.clone();
         std::thread::Builder::new()
@@ -117,8 +130,14 @@ impl<M: Maker> Pool<M> {
         self.maker.settle();
         let mut ready = self.ready.lock();
         while !ready.closed {
+            // They die by themselves; nobody waits for that.
+            let tidy = self.maker.tidy();
             if ready.stubs.len() >= READY {
-                self.changed.wait(&mut ready);
+                if tidy {
+                    self.changed.wait(&mut ready);
+                } else {
+                    self.changed.wait_for(&mut ready, DYING);
+                }
                 continue;
             }
             let made = parking_lot::MutexGuard::unlocked(&mut ready, || self.maker.make());
