@@ -71,7 +71,7 @@ struct RunArgs {
     /// Host name inside [default: rsentry]
     #[arg(long, value_name = "NAME")]
     hostname: Option<OsString>,
-    /// How guest code is run: auto, ptrace, notify
+    /// How guest code is run: auto, ptrace, notify, notify-unpatched
     #[arg(long, value_name = "PLATFORM", default_value = "auto", hide_default_value = true)]
     platform: OsString,
     /// Print system calls: all, or those of a comma-separated list of names

@@ -61,7 +61,7 @@ fn main() {
     let file = MemoryFile::new(1 << 30).expect("a memory file");
     let wanted = std::env::args().find_map(|a| match a.as_str() {
         "ptrace" => Some(Choice::Ptrace),
-        "notify" => Some(Choice::Notify),
+        "notify" => Some(Choice::Notify { patching: true }),
         _ => None,
     });
     let opened = platform::open(wanted.unwrap_or_default(), &file).expect("a platform");

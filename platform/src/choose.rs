@@ -19,7 +19,10 @@ pub enum Choice {
     /// `PTRACE_SYSEMU`: slow, and works wherever ptrace does.
     Ptrace,
     /// Seccomp user notification.
-    Notify,
+    Notify {
+        /// Whether call sites may be patched, which makes calls several times quicker.
+        patching: bool,
+    },
 }
 
 /// A platform that works, and why it is this one.
@@ -60,7 +63,8 @@ fn ptrace(file: &Arc<MemoryFile>) -> Attempt {
 /// Probes the host for what `notify` needs and opens it. A failure must leave nothing behind:
 /// `ptrace` is tried next, in the same process.
 fn notify(choice: Choice, file: &Arc<MemoryFile>) -> Attempt {
-    let platform = NotifyPlatform::new(file.clone())?;
+    let patching = !matches!(choice, Choice::Notify { patching: false });
+    let platform = NotifyPlatform::new(file.clone(), patching)?;
     if choice == Choice::Auto && !platform.wakes_here() {
         let missing = "the host has no SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, so ptrace is faster";
         return Err(Error::Unavailable(missing.into()));
@@ -75,7 +79,7 @@ fn choose(
 ) -> Result<Opened, Error> {
     let asked = |platform| Opened { platform, reason: "it was asked for".into() };
     match choice {
-        Choice::Notify => notify().map(asked).map_err(|error| named("notify", error)),
+        Choice::Notify { .. } => notify().map(asked).map_err(|error| named("notify", error)),
         Choice::Ptrace => ptrace().map(asked).map_err(|error| named("ptrace", error)),
         Choice::Auto => {
             let missing = match notify() {
@@ -125,7 +129,7 @@ mod tests {
     fn the_better_one_is_taken_and_the_other_left_alone() {
         let opened = choose(Choice::Auto, works, untouched).unwrap();
         assert_eq!(opened.reason, "it is the fastest one");
-        assert!(choose(Choice::Notify, works, untouched).is_ok());
+        assert!(choose(Choice::Notify { patching: true }, works, untouched).is_ok());
         assert!(choose(Choice::Ptrace, untouched, works).is_ok());
     }
 
@@ -137,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_had_or_refused_with_the_reason() {
-        let error = choose(Choice::Notify, old_kernel, untouched).unwrap_err();
+        let error = choose(Choice::Notify { patching: true }, old_kernel, untouched).unwrap_err();
         assert_eq!(error.to_string(), "platform notify: the host has no user notification");
         let error = choose(Choice::Ptrace, untouched, refused).unwrap_err().to_string();
         assert!(error.starts_with("platform ptrace: PTRACE_SEIZE: "), "{error}");

@@ -81,12 +81,13 @@ impl NotifyPlatform {
     /// Starts the template, and a stub to see whether everything works. To be called while the
     /// process is single-threaded, before its seccomp filter: later, only [`Platform::host_calls`]
     /// are used. Needs `/proc/self/maps`, or [`crate::look_around`] before; guests have no vDSO
-    /// without. `file` must be the memory file of all address spaces.
+    /// without. `file` must be the memory file of all address spaces. `patching`
+    /// allows changing guests' code, where they do not see it.
     ///
     /// # Errors
     /// What the host lacks: FSGSBASE, seccomp user notification, or more processes. `EBUSY` inside
     /// a sandbox that has a listener itself.
-    pub fn new(file: Arc<MemoryFile>) -> Result<Arc<NotifyPlatform>, Error> {
+    pub fn new(file: Arc<MemoryFile>, patching: bool) -> Result<Arc<NotifyPlatform>, Error> {
         let host = probe::host()?;
         let xstate = xstate::Layout::probe()?;
         let vdso = Vdso::find();
@@ -122,7 +123,7 @@ impl NotifyPlatform {
                 template,
                 births,
                 spins,
-                patching: true,
+                patching,
             }),
         }))
     }
@@ -153,7 +154,13 @@ impl Platform for NotifyPlatform {
     fn features(&self) -> Vec<String> {
         let vdso = if self.shared.vdso.is_some() { "vdso" } else { "no vdso" };
         let wakes = if self.wakes_here { "sync wake-up" } else { "no sync wake-up" };
-        vec![vdso.into(), wakes.into(), format!("xcr0 {:#x}", self.shared.xstate.mask)]
+        let patches = if self.shared.patching { "patching" } else { "no patching" };
+        vec![
+            vdso.into(),
+            wakes.into(),
+            patches.into(),
+            format!("xcr0 {:#x}", self.shared.xstate.mask),
+        ]
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {

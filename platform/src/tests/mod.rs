@@ -110,7 +110,7 @@ impl World {
                 World { file, template: platform.template(), platform }
             }
             Kind::Notify => {
-                let platform = NotifyPlatform::new(file.clone()).unwrap();
+                let platform = NotifyPlatform::new(file.clone(), true).unwrap();
                 World { file, template: platform.template(), platform }
             }
         }

@@ -103,14 +103,18 @@ pub enum PlatformChoice {
     Ptrace,
     /// Seccomp user notification.
     Notify,
+    /// The same, without changing the guest's code.
+    #[serde(rename = "notify-unpatched")]
+    NotifyUnpatched,
 }
 
 impl PlatformChoice {
     /// All of them, by the names that the command line has for them.
-    pub const NAMES: [(&'static str, PlatformChoice); 3] = [
+    pub const NAMES: [(&'static str, PlatformChoice); 4] = [
         ("auto", PlatformChoice::Auto),
         ("ptrace", PlatformChoice::Ptrace),
         ("notify", PlatformChoice::Notify),
+        ("notify-unpatched", PlatformChoice::NotifyUnpatched),
     ];
 }
 
@@ -119,7 +123,8 @@ impl From<PlatformChoice> for platform::Choice {
         match choice {
             PlatformChoice::Auto => platform::Choice::Auto,
             PlatformChoice::Ptrace => platform::Choice::Ptrace,
-            PlatformChoice::Notify => platform::Choice::Notify,
+            PlatformChoice::Notify => platform::Choice::Notify { patching: true },
+            PlatformChoice::NotifyUnpatched => platform::Choice::Notify { patching: false },
         }
     }
 }
