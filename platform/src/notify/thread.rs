@@ -1,9 +1,6 @@
 //! A guest thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::body::{Body, Event};
 use super::space::Space;
@@ -11,7 +8,7 @@ use crate::arch::doorbell::{self as code, Control, Frame, XSAVE_AREA, Zone};
 use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
-use crate::stub::sys::{self, Tid};
+use crate::stub::kick::Kick;
 use crate::{Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
 
 /// The 32-bit user code segment of Linux.
@@ -44,12 +41,7 @@ pub(super) struct Thread {
 impl Thread {
     pub(super) fn new(space: Arc<Space>, mut body: Body) -> Result<Thread, Error> {
         body.set_answers(&[]);
-        let kick = Arc::new(Kick {
-            pid: space.pid(),
-            tid: body.tid(),
-            wanted: AtomicBool::new(false),
-            running: Mutex::new(false),
-        });
+        let kick = Kick::new(space.pid(), body.tid());
         body.block().set_xstate(&space.shared().clean_xstate)?;
         Ok(Thread {
             space,
@@ -387,49 +379,6 @@ impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
             self.space.put_back(body);
-        }
-    }
-}
-
-/// How other threads get this one back.
-struct Kick {
-    pid: Tid,
-    tid: Tid,
-    /// A kick that no `run` has reported yet.
-    wanted: AtomicBool,
-    /// Whether guest code may be running, so that a signal is needed. Held while the signal is
-    /// sent: afterwards the thread may carry another guest thread.
-    running: Mutex<bool>,
-}
-
-impl Kick {
-    /// False if there was a kick, which is then answered.
-    fn start(&self) -> bool {
-        let mut running = self.running.lock();
-        if self.wanted.swap(false, Ordering::AcqRel) {
-            return false;
-        }
-        *running = true;
-        true
-    }
-
-    fn stop(&self) {
-        *self.running.lock() = false;
-    }
-
-    /// Reports a kick that has arrived.
-    fn taken(&self) -> Trap {
-        self.wanted.store(false, Ordering::Release);
-        Trap::Kicked
-    }
-}
-
-impl Kicker for Kick {
-    fn kick(&self) {
-        let running = self.running.lock();
-        // A second kick before the first is reported adds nothing.
-        if !self.wanted.swap(true, Ordering::AcqRel) && *running {
-            sys::tgkill(self.pid, self.tid, libc::SIGURG);
         }
     }
 }

@@ -2,15 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::cpu::Slot;
 use super::held::Stopped;
 use super::space::{self, Space};
-use super::sys::{self, Gone, Stop, Tid};
+use super::sys::{self, Gone, Stop};
 use crate::arch::{filter, stub, trap};
+use crate::stub::kick::Kick;
 use crate::{Error, Fault, GuestThread, Kicker, Registers, Trap};
 
 /// `si_code` of SIGSEGV for a page fault: `SEGV_MAPERR`, `SEGV_ACCERR`, `SEGV_PKUERR`.
@@ -32,12 +30,7 @@ impl Thread {
     pub(super) fn new(space: Arc<Space>, stopped: Rc<Stopped>, place: usize) -> Thread {
         let tid = stopped.tid();
         let slot = space.shared().cpus.add(tid, place);
-        let kick = Arc::new(Kick {
-            pid: space.pid(),
-            tid,
-            wanted: AtomicBool::new(false),
-            running: Mutex::new(false),
-        });
+        let kick = Kick::new(space.pid(), tid);
         Thread { space, stopped, kick, slot }
     }
 
@@ -104,9 +97,9 @@ impl Thread {
     /// `None` if the signal is not the guest's doing.
     fn signal(&self, signal: i32, regs: &mut Registers) -> Result<Option<Trap>, Gone> {
         let info = self.stopped.note(sys::signal_info)?;
-        if signal == libc::SIGURG && self.kick.wanted.swap(false, Ordering::AcqRel) {
+        if signal == libc::SIGURG && self.kick.is_wanted() {
             self.stopped.note(|tid| sys::registers(tid, regs))?;
-            return Ok(Some(Trap::Kicked));
+            return Ok(Some(self.kick.taken()));
         }
         // Exceptions have a positive code; who uses kill(2) or the like has not.
         let code = info.si_code;
@@ -214,42 +207,5 @@ impl Drop for Thread {
             cpus.unsettle();
         }
         self.stopped.exit();
-    }
-}
-
-/// How other threads get this one back.
-struct Kick {
-    pid: Tid,
-    tid: Tid,
-    /// A kick that no `run` has reported yet.
-    wanted: AtomicBool,
-    /// Whether guest code may be running, so that a signal is needed. Held while the signal is
-    /// sent: afterwards the thread may end and its id go to somebody else.
-    running: Mutex<bool>,
-}
-
-impl Kick {
-    /// False if there was a kick, which is then answered.
-    fn start(&self) -> bool {
-        let mut running = self.running.lock();
-        if self.wanted.swap(false, Ordering::AcqRel) {
-            return false;
-        }
-        *running = true;
-        true
-    }
-
-    fn stop(&self) {
-        *self.running.lock() = false;
-    }
-}
-
-impl Kicker for Kick {
-    fn kick(&self) {
-        let running = self.running.lock();
-        // A second kick before the first is reported adds nothing.
-        if !self.wanted.swap(true, Ordering::AcqRel) && *running {
-            sys::tgkill(self.pid, self.tid, libc::SIGURG);
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod birth;
+pub(crate) mod kick;
 pub(crate) mod message;
 pub(crate) mod nursery;
 pub(crate) mod queue;
