@@ -202,7 +202,7 @@ fn constants(layout: Layout, xstate_mask: u64) -> Vec<u8> {
     let after = programs + (listener.len() * 8) as u64;
     let constants = Constants {
         xstate_mask,
-        first_birth: [10, 0],
+        first_birth: [5, 0],
         listener: [listener.len() as u64, programs],
         closed: [closed.len() as u64, after],
     };
