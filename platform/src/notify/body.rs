@@ -78,10 +78,25 @@ impl Body {
         if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_mmap, args)])? {
             return Err(Error::host("mmap of a guest thread's block", errno));
         }
-        // It goes straight to its doorbell.
-        block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
-        let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
-        let Ring { id, tid, .. } = listener.next()?;
+        let born = || {
+            // It goes straight to its doorbell.
+            block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
+            let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
+            let ring = listener.next()?;
+            Ok((listener, ring))
+        };
+        let (listener, Ring { id, tid, .. }) = match born() {
+            Ok(born) => born,
+            Err(error) => {
+                // Other threads of the process can reach the block until it is unmapped.
+                let unmap = Command::new(libc::SYS_munmap, [block.addr, BLOCK_LEN, 0, 0, 0, 0]);
+                if !matches!(process.execute(&[unmap]), Ok(Ok(()))) {
+                    process.give_up();
+                    std::mem::forget(block);
+                }
+                return Err(error);
+            }
+        };
         affinity::run_anywhere(tid);
         let pid = process.pid();
         Ok(Body {

@@ -20,9 +20,6 @@ use crate::stub::queue::{Op, Queue};
 use crate::stub::sys::Tid;
 use crate::{AddressSpace, Error, GuestThread, Prot, Registers, Source};
 
-/// Most idle bodies that are kept for later guest threads.
-const IDLE_MAX: usize = 64;
-
 /// See the module.
 pub(super) struct Space {
     shared: Arc<Shared>,
@@ -225,15 +222,13 @@ impl Space {
         Body::new(&self.process, &shared.births, &shared.file, shared.layout, slot, spinner)
     }
 
-    /// Takes back the body of a guest thread that is gone.
+    /// Takes back the body of a guest thread that is gone. It stays until the process has ended:
+    /// other threads of that can reach its block, and would die with its listener.
     pub(super) fn put_back(&self, mut body: Body) {
         if body.sleep().is_err() {
-            return;
+            self.give_up();
         }
-        let mut bodies = self.bodies.lock();
-        if self.process.alive().is_ok() && bodies.idle.len() < IDLE_MAX {
-            bodies.idle.push(body);
-        }
+        self.bodies.lock().idle.push(body);
     }
 }
 

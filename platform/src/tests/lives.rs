@@ -92,6 +92,19 @@ fn stubs_die_with_the_sentry() {
     }
 }
 
+fn a_crowd_of_threads_goes_and_the_others_stay() {
+    let world = World::new();
+    let space = world.space(getpid_loop());
+    let mut stays = space.thread();
+    stays.syscall();
+    for _ in 0..2 {
+        let mut crowd: Vec<Guest> = (0..150).map(|_| space.thread()).collect();
+        crowd.iter_mut().for_each(|guest| assert_eq!(guest.syscall(), 39));
+        drop(crowd);
+        assert_eq!(stays.syscall(), 39);
+    }
+}
+
 fn stubs_hold_nothing_of_the_sentrys() {
     let world = World::new();
     let space = world.space(getpid_loop());
@@ -253,6 +266,7 @@ on_every_platform!(
     nothing_is_left_behind,
     doomed_sentry,
     stubs_die_with_the_sentry,
+    a_crowd_of_threads_goes_and_the_others_stay,
     stubs_hold_nothing_of_the_sentrys,
     long_runs_and_many_threads_are_balanced,
     a_storm_leaves_nothing_behind,
