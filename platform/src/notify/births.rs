@@ -62,7 +62,9 @@ impl Births {
             {
                 return Err(Error::host("a command page", libc::ENOMEM));
             }
-            libc::syscall(libc::SYS_futex, page.ptr(), libc::FUTEX_WAKE, 1);
+            // Everybody: the cloner of a process that was killed may still stand in the same queue,
+            // for its page is reused before it is gone.
+            libc::syscall(libc::SYS_futex, page.ptr(), libc::FUTEX_WAKE, i32::MAX);
         }
         loop {
             let mut message = [0u64; 2];

@@ -92,7 +92,7 @@ impl Body {
                 let unmap = Command::new(libc::SYS_munmap, [block.addr, BLOCK_LEN, 0, 0, 0, 0]);
                 if !matches!(process.execute(&[unmap]), Ok(Ok(()))) {
                     process.give_up();
-                    std::mem::forget(block);
+                    process.keep(block.frames);
                 }
                 return Err(error);
             }

@@ -36,6 +36,8 @@ pub(super) struct Process {
     dead: AtomicBool,
     layout: Layout,
     graves: Arc<Graves>,
+    /// What must not be reused before it has ended.
+    late: Mutex<Vec<Frames>>,
 }
 
 /// Processes that were killed and are not reaped yet.
@@ -73,6 +75,11 @@ impl Process {
         if !self.dead.swap(true, Ordering::AcqRel) {
             sys::kill(self.pid, libc::SIGKILL);
         }
+    }
+
+    /// Keeps what it may have mapped until it has ended.
+    pub(super) fn keep(&self, frames: Frames) {
+        self.late.lock().push(frames);
     }
 
     /// Executes commands, at most [`BATCH_MAX`], one after the other until one fails. The inner
@@ -171,6 +178,7 @@ impl Maker for Processes {
             dead: AtomicBool::new(false),
             layout: self.layout,
             graves: self.graves.clone(),
+            late: Mutex::default(),
         };
         let scratch = [self.layout.scratch(), PAGE_SIZE, 0, 0, 0, 0];
         if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_munmap, scratch)])? {

@@ -197,6 +197,35 @@ fn a_storm_leaves_nothing_behind() {
     assert_eq!(file.used(), 0);
 }
 
+/// A page is used again while whoever had it may still wait on it: the wake-up must reach the new
+/// owner all the same.
+fn a_stranger_in_the_queue_does_not_take_a_wake_up() {
+    let world = World::new();
+    let pages: Vec<Frames> = (0..8).map(|_| world.file.allocate(PAGE_SIZE).unwrap()).collect();
+    // They stay mapped when they are somebody else's.
+    let words: Vec<usize> = pages.iter().map(|page| page.ptr() as usize).collect();
+    std::thread::scope(|scope| {
+        for &word in &words {
+            // SAFETY: plain system call on an address that stays mapped as long as the world.
+            scope.spawn(move || unsafe {
+                libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, 0, 0)
+            });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        drop(pages);
+        // A blank process whose cloner is not woken is given up after five seconds.
+        let start = Instant::now();
+        let spaces: Vec<Space> = (0..4).map(|_| world.space(getpid_loop())).collect();
+        spaces.iter().for_each(|space| drop(space.thread()));
+        let took = start.elapsed();
+        for &word in &words {
+            // SAFETY: as above; for those whose page nobody used that way.
+            unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX) };
+        }
+        assert!(took < Duration::from_secs(4), "a wake-up was lost");
+    });
+}
+
 fn storm_round(world: &World, next: &mut impl FnMut(u64) -> u64) {
     let space = world.space(spin());
     let data = world.file.allocate(8 * PAGE_SIZE).unwrap();
@@ -270,5 +299,6 @@ on_every_platform!(
     stubs_hold_nothing_of_the_sentrys,
     long_runs_and_many_threads_are_balanced,
     a_storm_leaves_nothing_behind,
+    a_stranger_in_the_queue_does_not_take_a_wake_up,
     the_sentrys_thread_stays_pinned_over_an_execve,
 );
