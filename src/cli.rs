@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 
+use crate::check::{Check, Severity};
 use crate::error::Error;
 use crate::sandbox::{Bind, Sandbox, User};
 
@@ -18,6 +19,8 @@ pub enum Action {
     Print(String),
     /// Run a sandbox.
     Run(Box<Sandbox>),
+    /// Judge a configuration.
+    Check(Check),
     /// Complain.
     Fail(Error),
 }
@@ -42,7 +45,39 @@ secrets) and the current directory. All of it can be written, and nothing of tha
 Exit status: the program's; 128+N if signal N killed it; 125 if rsentry failed; 126 if the program \
 cannot be executed; 127 if it was not found."
     )]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Report what weakens a sandbox: of an OCI config.json
+    #[command(
+        override_usage = "rsentry check [OPTIONS] FILE",
+        after_help = "\
+Exit status: 0 if nothing is found, or only what is for your information; else by the worst: 1 low, \
+2 medium, 3 high, 4 critical; 125 if FILE cannot be read or is malformed."
+    )]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Exit with 0 unless something this bad is found: info, low, medium, high, critical
+    #[arg(long, value_name = "SEVERITY", default_value = "low", hide_default_value = true)]
+    fail_on: OsString,
+    /// The file; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl CheckArgs {
+    fn check(self) -> Result<Check, Error> {
+        let mut names = Severity::NAMES.iter();
+        let found = names.find(|(name, _)| self.fail_on == *name);
+        let &(_, fail_on) = found.ok_or_else(|| {
+            unknown("--fail-on", &self.fail_on, &Severity::NAMES.map(|(name, _)| name).join(", "))
+        })?;
+        Ok(Check { file: self.file, json: self.json, fail_on })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -100,13 +135,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    let Some(Command::Run(arguments)) = cli.command else {
-        return Action::Fail(Error::Usage("no command given; see 'rsentry --help'".into()));
+    let action = match cli.command {
+        Some(Command::Run(arguments)) => {
+            arguments.sandbox().map(|sandbox| Action::Run(Box::new(sandbox)))
+        }
+        Some(Command::Check(arguments)) => arguments.check().map(Action::Check),
+        None => Err(Error::Usage("no command given; see 'rsentry --help'".into())),
     };
-    match arguments.sandbox() {
-        Ok(sandbox) => Action::Run(Box::new(sandbox)),
-        Err(error) => Action::Fail(error),
-    }
+    action.unwrap_or_else(Action::Fail)
 }
 
 /// clap's error as one line.
@@ -248,7 +284,7 @@ mod tests {
         match parse(all) {
             Action::Run(sandbox) => Ok(*sandbox),
             Action::Fail(error) => Err(error),
-            Action::Print(text) => panic!("printed {text}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -17,6 +17,7 @@ mod plan;
 mod sandbox;
 mod view;
 
+pub mod check;
 pub mod cli;
 
 pub use error::Error;

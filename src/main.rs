@@ -7,12 +7,11 @@ use rsentry::cli::{self, Action};
 
 fn main() -> ExitCode {
     let result = match cli::parse(std::env::args_os()) {
-        Action::Print(text) => {
-            return match std::io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::from(rsentry::Error::OWN_FAILURE),
-            };
-        }
+        Action::Print(text) => return print(&text, 0),
+        Action::Check(check) => match check.run() {
+            Ok((text, code)) => return print(&text, code),
+            Err(error) => Err(error),
+        },
         Action::Run(sandbox) => sandbox.run(),
         Action::Fail(error) => Err(error),
     };
@@ -25,5 +24,13 @@ fn main() -> ExitCode {
             drop(std::io::stderr().write_all(line.as_bytes()));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Prints to standard output, and exits with `code` if that worked.
+fn print(text: &str, code: u8) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::from(rsentry::Error::OWN_FAILURE),
     }
 }
