@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use rsentry::cli::{self, Action};
 
-fn main() -> ExitCode {
+/// The command.
+pub fn main() -> ExitCode {
     let result = match cli::parse(std::env::args_os()) {
         Action::Print(text) => return print(&text, 0),
         Action::Check(check) => match check.run() {

@@ -79,20 +79,23 @@ impl Sealer {
     /// Names the layer that could not be had; the process must end then.
     pub fn seal(self, calls: &AllowList) -> Result<(), Error> {
         process::dumpable(false)?;
+        calls.install(seccompiler::SeccompAction::KillProcess)
+    }
+
+    /// As [`Sealer::seal`], but the process says which call it was before it ends, so that lists can
+    /// be completed without an audit daemon. Somebody who has taken over the process can prevent its
+    /// end, so this is for debug builds only.
+    ///
+    /// # Errors
+    /// As [`Sealer::seal`].
+    #[cfg(debug_assertions)]
+    pub fn seal_and_tell(self, calls: &AllowList) -> Result<(), Error> {
+        process::dumpable(false)?;
         calls.install(violation::action())
     }
 }
 
-/// What happens on a call that is not on the list: the process is killed.
-#[cfg(not(debug_assertions))]
-mod violation {
-    pub(super) fn action() -> seccompiler::SeccompAction {
-        seccompiler::SeccompAction::KillProcess
-    }
-}
-
-/// In debug builds the process says which call it was before it ends, so that lists can be
-/// completed without an audit daemon.
+/// A handler that says which call it was.
 #[cfg(debug_assertions)]
 mod violation {
     use crate::sys;

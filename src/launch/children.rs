@@ -7,10 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use gofer::server;
 use gofer::wire::types::ExportFlags;
-use lockdown::Sealer;
+use lockdown::{AllowList, Sealer};
 use sentry::boot::HostCalls;
 use sentry::boot::spec::{BootFds, BootSpec};
 
+use super::hook::Hook;
 use super::jails;
 use crate::log;
 use crate::view::Export;
@@ -37,12 +38,12 @@ fn take(fd: RawFd) -> OwnedFd {
 
 /// Serves `exports` until the Sentry is gone. `one_user` says that the user namespace maps one user
 /// only. Returns the exit code.
-pub(super) fn gofer_main(exports: &[Export], one_user: bool, sealer: Sealer) -> u8 {
+pub(super) fn gofer_main(exports: &[Export], one_user: bool, sealer: Sealer, hook: Hook) -> u8 {
     bound_arenas();
     log::use_descriptor(gofer_fd::STDERR);
     let socket = take(gofer_fd::SOCKET);
     let config = server::Config { foreign_ids: one_user.then_some(0), ..server::Config::default() };
-    match serve(exports, config, socket, sealer) {
+    match serve(exports, config, socket, sealer, hook) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("gofer: {error}");
@@ -56,6 +57,7 @@ fn serve(
     config: server::Config,
     socket: OwnedFd,
     sealer: Sealer,
+    hook: Hook,
 ) -> Result<(), String> {
     let mut opened = Vec::with_capacity(exports.len());
     for (index, export) in exports.iter().enumerate() {
@@ -63,7 +65,8 @@ fn serve(
         opened.push(open(index, export).map_err(what)?);
     }
     let server = server::Server::new(opened, config).map_err(|error| error.to_string())?;
-    sealer.seal(&jails::gofer_calls()).map_err(|error| error.to_string())?;
+    seal(sealer, &jails::gofer_calls())?;
+    hook.start();
     server.serve(socket).map_err(|error| error.to_string())
 }
 
@@ -107,7 +110,7 @@ fn bound_arenas() {
 
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
-pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer) -> u8 {
+pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer, hook: Hook) -> u8 {
     bound_arenas();
     log::use_descriptor(sentry_fd::LOG);
     let fds = BootFds {
@@ -119,8 +122,19 @@ pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer) -> u8 {
         log: take(sentry_fd::LOG),
     };
     let seal = Box::new(move |calls: HostCalls| {
-        sealer.seal(&jails::sentry_calls(&calls)).map_err(|error| error.to_string())
+        seal(sealer, &jails::sentry_calls(&calls))?;
+        hook.start();
+        Ok(())
     });
     sentry::boot::run(spec, fds, seal);
     0
+}
+
+/// The last layer. In debug builds the process says which call was not on the list before it ends.
+fn seal(sealer: Sealer, calls: &AllowList) -> Result<(), String> {
+    #[cfg(all(debug_assertions, not(feature = "compromised")))]
+    let sealed = sealer.seal_and_tell(calls);
+    #[cfg(not(all(debug_assertions, not(feature = "compromised"))))]
+    let sealed = sealer.seal(calls);
+    sealed.map_err(|error| error.to_string())
 }

@@ -6,6 +6,7 @@
 //! the pid namespace in which all stubs live.
 
 mod children;
+mod hook;
 mod jails;
 mod signals;
 mod supervise;
@@ -18,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sentry::boot::ExitStatus;
 
+use self::hook::Hook;
 use self::jails::Caller;
 use self::signals::Signals;
 use self::supervise::Supervisor;
@@ -45,18 +47,19 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
     let (control, their_control) = packets()?;
 
     let jail = jails::gofer(&caller, &files);
-    let keep = [null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
+    let mut keep = vec![null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
+    let hook = Hook::add(jail.name, &mut keep);
     let one_user = jail.identity.uids != lockdown::IdMap::Identity;
     // SAFETY: the process has one thread, as was checked above, and this one makes no other.
     let gofer = unsafe {
         lockdown::spawn(&jail, &keep, |sealer| {
-            children::gofer_main(&files.exports, one_user, sealer)
+            children::gofer_main(&files.exports, one_user, sealer, hook)
         })
     }?;
 
     let jail = jails::sentry(&caller);
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let keep = [
+    let mut keep = vec![
         stdin.as_fd(),
         stdout.as_fd(),
         stderr.as_fd(),
@@ -64,12 +67,14 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
         sentry_end.as_fd(),
         log.as_fd(),
     ];
+    let hook = Hook::add(jail.name, &mut keep);
     if let Some(terminal) = &mut terminal {
         terminal.make_raw();
     }
     // SAFETY: as above.
-    let sentry =
-        unsafe { lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, sealer)) };
+    let sentry = unsafe {
+        lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, sealer, hook))
+    };
     let sentry = match sentry {
         Ok(sentry) => sentry,
         Err(error) => {
