@@ -10,6 +10,7 @@ use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 
 use crate::check::{Check, Severity};
 use crate::error::Error;
+use crate::features;
 use crate::sandbox::{Bind, Sandbox, User};
 
 /// What the command line asks for.
@@ -54,6 +55,12 @@ Exit status: 0 if nothing is found, or only what is for your information; else b
 2 medium, 3 high, 4 critical; 125 if FILE cannot be read or is malformed."
     )]
     Check(CheckArgs),
+    /// Print what this host offers for sandboxes, and how many host calls each process may make
+    Features {
+        /// As one JSON object, with the calls' numbers
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +146,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
         Some(Command::Run(arguments)) => {
             arguments.sandbox().map(|sandbox| Action::Run(Box::new(sandbox)))
         }
+        Some(Command::Features { json }) => return Action::Print(features::report(json)),
         Some(Command::Check(arguments)) => arguments.check().map(Action::Check),
         None => Err(Error::Usage("no command given; see 'rsentry --help'".into())),
     };

@@ -11,6 +11,7 @@
 
 mod environment;
 mod error;
+mod features;
 mod launch;
 mod log;
 mod plan;

@@ -11,6 +11,16 @@ use crate::jail::FileAccess;
 /// The newest level that the rules below were written against. Older hosts get what they have.
 const LEVEL: ABI = ABI::V6;
 
+/// The ABI level of the host's Landlock; 0 is none.
+pub(crate) fn host_level() -> i32 {
+    const VERSION: u32 = 1; // LANDLOCK_CREATE_RULESET_VERSION
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call reads no memory.
+    let level =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0usize, VERSION) };
+    i32::try_from(level).unwrap_or(0).max(0)
+}
+
 /// Restricts the calling process, and all that it makes, for good. Needs `no_new_privs`.
 /// Returns whether the host enforces any of it.
 pub(crate) fn restrict(access: FileAccess) -> Result<bool, Error> {

@@ -10,6 +10,7 @@
 mod capabilities;
 mod descriptors;
 mod error;
+mod features;
 mod identity;
 mod jail;
 mod landlock;
@@ -24,6 +25,7 @@ mod view;
 
 pub use capabilities::{Capabilities, effective as effective_capabilities};
 pub use error::{Error, Layer};
+pub use features::host_features;
 pub use identity::{IdMap, Identity};
 pub use jail::{FileAccess, Jail, Sealer};
 pub use namespaces::Namespaces;

@@ -68,6 +68,11 @@ impl AllowList {
         self
     }
 
+    /// The calls that are allowed, at least with some arguments, in ascending order.
+    pub fn calls(&self) -> impl Iterator<Item = i64> + '_ {
+        self.calls.keys().copied()
+    }
+
     /// How many different calls are allowed.
     pub fn len(&self) -> usize {
         self.calls.len()

@@ -8,7 +8,24 @@ use std::sync::Arc;
 use crate::memory_file::MemoryFile;
 use crate::notify::NotifyPlatform;
 use crate::ptrace::PtracePlatform;
-use crate::{Error, Platform};
+use crate::{Error, HostCalls, Platform, arch};
+
+/// What a platform asks of the host, whether or not it works here: for whoever lists it.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// [`Platform::name`].
+    pub name: &'static str,
+    /// [`Platform::host_calls`].
+    pub sentry: HostCalls,
+    /// The host calls that its stubs' filters allow the stub's own code; none to other code.
+    pub stub: &'static [i64],
+}
+
+/// All platforms, the preferred one first.
+pub const NEEDS: [Needs; 2] = [
+    Needs { name: "notify", sentry: crate::notify::HOST_CALLS, stub: arch::doorbell_filter::CALLS },
+    Needs { name: "ptrace", sentry: crate::ptrace::HOST_CALLS, stub: arch::filter::CALLS },
+];
 
 /// Which platform the user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

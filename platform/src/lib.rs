@@ -26,7 +26,7 @@ mod stub;
 mod tests;
 pub mod usercopy;
 
-pub use choose::{Choice, Opened, open};
+pub use choose::{Choice, NEEDS, Needs, Opened, open};
 pub use memory_file::{Frames, MemoryFile};
 
 /// Size of a page of guest memory, in bytes.

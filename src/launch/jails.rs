@@ -116,36 +116,120 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_FILES
     | libc::CLONE_SIGHAND
     | libc::CLONE_THREAD) as u64;
+/// What else C libraries make threads with: no namespaces, no tracing.
+const THREAD_SETUP: u64 = (libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_DETACHED) as u64;
 /// No executable memory: neither process runs code that was not there at its start.
 const DATA: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+/// What a Sentry on `ptrace` asks of its stubs.
+const PTRACE_REQUESTS: &[u32] = &[
+    libc::PTRACE_SEIZE,
+    libc::PTRACE_INTERRUPT,
+    libc::PTRACE_CONT,
+    libc::PTRACE_SYSEMU,
+    libc::PTRACE_DETACH,
+    libc::PTRACE_GETREGS,
+    libc::PTRACE_SETREGS,
+    libc::PTRACE_GETREGSET,
+    libc::PTRACE_SETREGSET,
+    libc::PTRACE_GETSIGINFO,
+    libc::PTRACE_GETEVENTMSG,
+    libc::PTRACE_PEEKDATA,
+    libc::PTRACE_POKEDATA,
+    0x420e, // PTRACE_GET_SYSCALL_INFO
+];
 
 /// Narrows calls that are on both lists. `openat` is answered with an error instead of ending the
 /// process: glibc's malloc opens /proc/sys/vm/overcommit_memory the first time a thread's heap
 /// shrinks, and goes on well without it.
 fn narrowed(calls: AllowList) -> AllowList {
+    let thread = [
+        Condition(0, Argument::HasBits(THREAD)),
+        Condition(0, Argument::Within(THREAD | THREAD_SETUP)),
+    ];
     calls
-        .only_if(libc::SYS_clone, &[Condition(0, Argument::HasBits(THREAD))])
+        .only_if(libc::SYS_clone, &thread)
         .absent(&[libc::SYS_clone3, libc::SYS_openat])
         .only_if(libc::SYS_mmap, &[Condition(2, Argument::Within(DATA))])
         .only_if(libc::SYS_mprotect, &[Condition(2, Argument::Within(DATA))])
-        .only_if(libc::SYS_setsockopt, &[Condition(1, Argument::IsInt(libc::SOL_SOCKET as u32))])
+        .only_if(libc::SYS_fcntl, &[command(libc::F_DUPFD_CLOEXEC)])
+        // What std looks at, with debug assertions, before it closes a descriptor.
+        .only_if(libc::SYS_fcntl, &[command(libc::F_GETFD)])
         .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
         // libc's fstat: of a descriptor, not of a path.
         .only_if(libc::SYS_newfstatat, &[Condition(3, Argument::IsInt(libc::AT_EMPTY_PATH as u32))])
 }
 
+/// What an `fcntl` does.
+fn command(command: i32) -> Condition {
+    Condition(1, Argument::IsInt(command as u32))
+}
+
+/// `setsockopt` of this option of SOL_SOCKET.
+fn option(name: i32) -> [Condition; 2] {
+    [
+        Condition(1, Argument::IsInt(libc::SOL_SOCKET as u32)),
+        Condition(2, Argument::IsInt(name as u32)),
+    ]
+}
+
 /// The host calls of a sealed gofer.
 pub(super) fn gofer_calls() -> AllowList {
-    let local = Condition(0, Argument::IsInt(libc::AF_UNIX as u32));
+    // Not datagrams: such a socket could be sent from to any socket that has a name in the trees.
+    let local = [
+        Condition(0, Argument::IsInt(libc::AF_UNIX as u32)),
+        Condition(1, Argument::IsInt((libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)),
+    ];
     let own = Condition(0, Argument::IsInt(0));
     narrowed(AllowList::of(gofer::server::HOST_SYSCALLS))
-        .only_if(libc::SYS_socketpair, &[local])
+        .only_if(libc::SYS_socketpair, &local)
+        .only_if(libc::SYS_setsockopt, &option(libc::SO_SNDBUF))
         .only_if(libc::SYS_sched_setaffinity, &[own])
 }
 
 /// The host calls of a sealed Sentry, which says what it and its platform need.
 pub(super) fn sentry_calls(needed: &HostCalls) -> AllowList {
-    needed.ioctls.iter().fold(narrowed(AllowList::of(&needed.calls)), |list, &command| {
-        list.only_if(libc::SYS_ioctl, &[Condition(1, Argument::IsInt(command))])
-    })
+    // Messages to whom the socket is connected to only.
+    let nobody_else = Condition(4, Argument::Is(0));
+    let mut list = narrowed(AllowList::of(&needed.calls))
+        .only_if(libc::SYS_fcntl, &[command(libc::F_GETFL)])
+        .only_if(libc::SYS_sendto, &[nobody_else])
+        .only_if(libc::SYS_setsockopt, &option(libc::SO_RCVTIMEO))
+        .only_if(libc::SYS_setsockopt, &option(libc::SO_SNDTIMEO));
+    for &ioctl in &needed.ioctls {
+        list = list.only_if(libc::SYS_ioctl, &[Condition(1, Argument::IsInt(ioctl))]);
+    }
+    if needed.calls.contains(&libc::SYS_ptrace) {
+        for &request in PTRACE_REQUESTS {
+            list = list.only_if(libc::SYS_ptrace, &[Condition(0, Argument::Is(request.into()))]);
+        }
+    }
+    list
+}
+
+/// What one process may call, for whoever lists it.
+#[derive(Clone, Debug)]
+pub(crate) struct Allowed {
+    /// `sentry/notify`, `gofer`, `stub/notify`, ...
+    pub(crate) process: String,
+    /// Numbers of calls, in ascending order.
+    pub(crate) calls: Vec<i64>,
+}
+
+impl Allowed {
+    /// All processes, on all platforms.
+    pub(crate) fn all() -> Vec<Allowed> {
+        let list =
+            |process: String, list: &AllowList| Allowed { process, calls: list.calls().collect() };
+        let mut all = vec![list("gofer".into(), &gofer_calls())];
+        for needs in platform::NEEDS {
+            let calls = sentry_calls(&sentry::boot::host_calls(needs.sentry));
+            all.push(list(format!("sentry/{}", needs.name), &calls));
+            all.push(list(format!("stub/{}", needs.name), &AllowList::of(needs.stub)));
+        }
+        all
+    }
 }

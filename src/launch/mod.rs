@@ -19,6 +19,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sentry::boot::ExitStatus;
 
+pub(crate) use self::jails::Allowed;
+
 use self::hook::Hook;
 use self::jails::Caller;
 use self::signals::Signals;

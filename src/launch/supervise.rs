@@ -47,11 +47,10 @@ impl Supervisor {
             if ready.control {
                 match self.message()? {
                     Some(FromSentry::Exited(status)) => {
-                        return if self.gofer.ends_within(0) {
-                            self.gofer_first().map_or(Ok(status), Err)
-                        } else {
-                            Ok(status)
-                        };
+                        if self.gofer.ends_within(0) {
+                            return self.gofer_first().map_or(Ok(status), Err);
+                        }
+                        return self.killed_by_its_filter().map_or(Ok(status), Err);
                     }
                     Some(FromSentry::Failed(failure)) => {
                         // Without its gofer a Sentry fails for odd reasons.
@@ -87,6 +86,20 @@ impl Supervisor {
             Ok(Exit::Code(0)) => None,
             exit => Some(died(&self.gofer, exit)),
         }
+    }
+
+    /// Ends both, and says if one was on its way out already because of a host call that it made:
+    /// the other's end of a socket closes before its process is gone.
+    fn killed_by_its_filter(&self) -> Option<Error> {
+        let mut reason = None;
+        for child in [&self.gofer, &self.sentry] {
+            drop(child.kill());
+            let exit = child.wait();
+            if matches!(exit, Ok(Exit::Signal(libc::SIGSYS))) {
+                reason = Some(died(child, exit));
+            }
+        }
+        reason
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<Ready, Error> {

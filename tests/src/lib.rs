@@ -30,18 +30,29 @@ pub fn binary() -> &'static Path {
         if let Some(other) = std::env::var_os("RSENTRY") {
             return other.into();
         }
-        // A test's executable is in target/PROFILE/deps.
-        let me = std::env::current_exe().expect("a test has a path");
-        let profile = me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        build.args(["build", "--quiet", "--package", "rsentry", "--bin", "rsentry"]);
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-        assert!(build.status().expect("cargo runs").success(), "building rsentry failed");
-        profile.join("rsentry")
+        build("rsentry", &[])
     })
+}
+
+/// `rsentry` with the back door of `src/launch/hook.rs`, built first if need be.
+pub fn compromised_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("rsentry-compromised", &["--features", "compromised"]))
+}
+
+/// Builds a binary of the root package, in the profile of this test.
+fn build(name: &str, options: &[&str]) -> PathBuf {
+    // A test's executable is in target/PROFILE/deps.
+    let me = std::env::current_exe().expect("a test has a path");
+    let profile = me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build.args(["build", "--quiet", "--package", "rsentry", "--bin", name]).args(options);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    assert!(build.status().expect("cargo runs").success(), "building {name} failed");
+    profile.join(name)
 }
 
 /// One test's sandboxes: a name of its own for the binary, and a working directory.
@@ -67,9 +78,19 @@ impl Sandboxes {
         Sandboxes { platform, ..Sandboxes::new() }
     }
 
+    /// As [`Sandboxes::on`], with the back door of [`compromised_binary`].
+    pub fn compromised(platform: &str) -> Sandboxes {
+        let platform = vec!["--platform".into(), platform.into()];
+        Sandboxes { platform, ..Sandboxes::of(compromised_binary()) }
+    }
+
     /// A fresh name and working directory. Everybody may read both, for unprivileged runs.
     /// The sandboxes choose their platform themselves.
     pub fn new() -> Sandboxes {
+        Sandboxes::of(binary())
+    }
+
+    fn of(binary: &Path) -> Sandboxes {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         // A process's name has at most 15 bytes.
@@ -80,7 +101,7 @@ impl Sandboxes {
         // A copy, because the build directory may be closed to unprivileged users. By another
         // process, because a descriptor that is open for writing here may be inherited by what
         // another test thread starts just now, and would make starting the copy fail (ETXTBSY).
-        let copied = Command::new("cp").arg(binary()).arg(&binary_copy).status();
+        let copied = Command::new("cp").arg(binary).arg(&binary_copy).status();
         assert!(copied.expect("cp runs").success(), "copying rsentry failed");
         open_up(&binary_copy, 0o755);
         std::fs::create_dir(directory.path().join("work")).expect("a working directory");

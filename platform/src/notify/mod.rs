@@ -148,7 +148,7 @@ impl Platform for NotifyPlatform {
     }
 
     fn host_calls(&self) -> HostCalls {
-        HostCalls { calls: HOST_SYSCALLS, ioctls: IOCTLS }
+        HOST_CALLS
     }
 
     fn features(&self) -> Vec<String> {
@@ -210,6 +210,9 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_close,
 ];
+
+/// See [`Platform::host_calls`].
+pub(crate) const HOST_CALLS: HostCalls = HostCalls { calls: HOST_SYSCALLS, ioctls: IOCTLS };
 
 /// The commands to listeners: receiving and answering doorbells.
 const IOCTLS: &[u32] = &[listener::RECV as u32, listener::SEND as u32, listener::SET_FLAGS as u32];

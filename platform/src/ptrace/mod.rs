@@ -119,7 +119,7 @@ impl Platform for PtracePlatform {
     }
 
     fn host_calls(&self) -> HostCalls {
-        HostCalls { calls: HOST_SYSCALLS, ioctls: &[] }
+        HOST_CALLS
     }
 
     fn features(&self) -> Vec<String> {
@@ -204,3 +204,6 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_close,
 ];
+
+/// See [`Platform::host_calls`].
+pub(crate) const HOST_CALLS: HostCalls = HostCalls { calls: HOST_SYSCALLS, ioctls: &[] };

@@ -13,7 +13,7 @@ pub struct HostCalls {
 }
 
 /// The calls of a Sentry on a platform that makes these.
-pub(super) fn sealed(platform: platform::HostCalls) -> HostCalls {
+pub fn sealed(platform: platform::HostCalls) -> HostCalls {
     HostCalls {
         calls: [HOST_SYSCALLS, platform.calls].concat(),
         ioctls: [IOCTLS, platform.ioctls].concat(),
@@ -45,10 +45,8 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fcntl,
-    libc::SYS_dup,
     libc::SYS_close,
     libc::SYS_poll,
-    libc::SYS_ppoll,
     // The gofer and the launcher.
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
@@ -65,7 +63,6 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_mincore,
     libc::SYS_brk,
-    libc::SYS_memfd_create,
     libc::SYS_membarrier,
     // Threads and waiting.
     libc::SYS_clone,
@@ -74,10 +71,8 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_sigaltstack,
     libc::SYS_futex,
     libc::SYS_eventfd2,
-    libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
-    libc::SYS_epoll_pwait,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_gettid,
@@ -90,7 +85,6 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
     libc::SYS_tgkill,
     // Clocks and chance.
     libc::SYS_clock_gettime,

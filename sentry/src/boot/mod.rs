@@ -14,7 +14,7 @@ mod run;
 pub mod spec;
 
 pub use control::{BootFailure, ExitStatus};
-pub use host_calls::HostCalls;
+pub use host_calls::{HostCalls, sealed as host_calls};
 pub use run::run;
 pub use spec::{BootFds, BootSpec};
 

@@ -29,8 +29,8 @@ pub(crate) const CLONE_THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
 
-/// What stub code may call without a look at the arguments.
-const ALLOWED: &[i64] = &[
+/// What stub code may call; `clone`, the last one, with chosen flags only.
+pub(crate) const CALLS: &[i64] = &[
     libc::SYS_read,
     libc::SYS_mmap,
     libc::SYS_munmap,
@@ -41,7 +41,11 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
+    libc::SYS_clone,
 ];
+
+/// Those without a look at the arguments.
+const ALLOWED: &[i64] = CALLS.split_at(CALLS.len() - 1).0;
 
 /// What the vsyscall page calls (`arch/x86/entry/vsyscall/vsyscall_64.c`).
 pub(crate) const VSYSCALLS: &[i64] = &[libc::SYS_gettimeofday, libc::SYS_time, libc::SYS_getcpu];

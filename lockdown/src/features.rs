@@ -1,0 +1,22 @@
+//! What the host has of what the layers are made of, as far as one can tell without using it.
+
+use std::fs;
+
+/// Names and what there is, for people and programs.
+pub fn host_features() -> Vec<(&'static str, String)> {
+    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
+    let landlock = match crate::landlock::host_level() {
+        0 => "none".to_owned(),
+        level => format!("ABI {level}"),
+    };
+    vec![
+        ("kernel", read("/proc/sys/kernel/osrelease").unwrap_or_default()),
+        ("user namespaces", read("/proc/sys/user/max_user_namespaces").unwrap_or("none".into())),
+        (
+            "seccomp",
+            read("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_else(|_| "unknown".into()),
+        ),
+        ("landlock", landlock),
+        ("lsm", read("/sys/kernel/security/lsm").unwrap_or_else(|_| "unknown".into())),
+    ]
+}
