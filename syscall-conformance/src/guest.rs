@@ -53,6 +53,10 @@ fn main() -> ExitCode {
             cases::creds::print_ids();
             ExitCode::SUCCESS
         }
+        ["filtered"] => {
+            cases::seccomp::print_filtered();
+            ExitCode::SUCCESS
+        }
         ["state"] => {
             cases::exec::print_state();
             ExitCode::SUCCESS

@@ -75,6 +75,12 @@ impl Record {
             (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP, _) => {
                 Record { addr: first, ..base }
             }
+            (libc::SIGSYS, info::SYS_SECCOMP) => Record {
+                call_addr: first,
+                syscall: second as i32,
+                arch: (second >> 32) as u32,
+                ..base
+            },
             (libc::SIGPOLL, _) => Record { band: low, fd: second as i32, ..base },
             _ => Record { pid: low, uid: high, ..base },
         }
@@ -173,5 +179,8 @@ mod tests {
         assert_eq!((queued.pid, queued.int), (4, 99));
         let fault = Record::new(&SigInfo::fault(libc::SIGSEGV, 1, 0xdead));
         assert_eq!((fault.addr, fault.pid), (0xdead, 0));
+        let filtered = Record::new(&SigInfo::seccomp(0x1234, -1, 7, 9));
+        assert_eq!((filtered.call_addr, filtered.syscall, filtered.arch), (0x1234, -1, 7));
+        assert_eq!(filtered.errno, 9);
     }
 }

@@ -357,8 +357,13 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
         if signals.stop_count > 0 || signals.stopped {
             task.signals.lock().stop_pending = false;
         }
+        inherit_seccomp(parent, &task);
         task.group.add(&task);
         return Ok(task);
+    }
+    {
+        let _signals = parent.group.signals.lock();
+        inherit_seccomp(parent, &task);
     }
     let group = &task.group;
     group.add(&task);
@@ -408,6 +413,14 @@ fn inherit(parent: &Task, child: &Task) {
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     let slack = parent.timer_slack[0].load(Ordering::Relaxed);
     child.timer_slack.iter().for_each(|s| s.store(slack, Ordering::Relaxed));
+}
+
+/// The parent's filters. Under its group's signal lock: with it, another thread gives filters to all.
+fn inherit_seccomp(parent: &Task, child: &Task) {
+    child.seccomp.inherit(&parent.seccomp);
+    if parent.cred().no_new_privs {
+        child.set_no_new_privs();
+    }
 }
 
 /// Takes back what [`link`] did, for a child that never ran.

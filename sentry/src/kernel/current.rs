@@ -217,13 +217,13 @@ impl Current {
     /// Tells the guest thread what the platform may answer without the kernel: who this task is,
     /// which changes only when the task itself does something. Not while calls are watched.
     fn tell_ids(&mut self) {
-        self.task.ids_changed.store(false, Ordering::Release);
+        self.task.ids_changed.store(false, Ordering::SeqCst);
         if self.kernel.strace.is_some() {
             return;
         }
         let cred = self.cred();
         let id = |nr: i64, id: u64| (nr as u64, id);
-        let answers = [
+        let mut answers = vec![
             id(libc::SYS_getpid, self.group.tgid as u64),
             id(libc::SYS_gettid, self.tid() as u64),
             id(libc::SYS_getuid, cred.uid.into()),
@@ -231,6 +231,8 @@ impl Current {
             id(libc::SYS_getgid, cred.gid.into()),
             id(libc::SYS_getegid, cred.egid.into()),
         ];
+        // What a filter of the guest's has a say in goes through the filter.
+        answers.retain(|(nr, _)| self.seccomp.plainly_allows(*nr));
         if let Err(error) = self.guest.set_answers(&answers) {
             // It is about to be lost.
             tracing::debug!(tid = self.tid(), %error, "answers for a guest thread");
@@ -239,10 +241,12 @@ impl Current {
 
     /// Runs guest code up to its next trap, and handles that.
     fn run_guest(&mut self) {
-        if self.task.ids_changed.load(Ordering::Acquire) {
+        // In this order: who changes them sees that the task is about to run guest code, or the task
+        // sees the change.
+        self.task.set_in_guest(true);
+        if self.task.ids_changed.load(Ordering::SeqCst) {
             self.tell_ids();
         }
-        self.task.set_in_guest(true);
         self.task.cpu.switch(Mode::User);
         let trap =
             if self.task.interrupted() { Ok(Trap::Kicked) } else { self.guest.run(&mut self.regs) };

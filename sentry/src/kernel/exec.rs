@@ -154,6 +154,11 @@ pub fn execve(cur: &mut Current, request: ExecRequest) -> Result<(), Errno> {
         Errno::ENOMEM
     })?;
     become_only_thread(cur)?;
+    // Another thread gave all of them a filter, after the program's rights were looked at: again, so
+    // that no filter is put before a set-uid program that way.
+    if cur.cred().no_new_privs != cred.no_new_privs {
+        return Err(Errno::ERESTARTNOINTR);
+    }
 
     // The old program is gone from here on.
     let readable = perm::check(&cred, &file.inode()?, Access::READ).is_ok();

@@ -30,6 +30,7 @@ pub(super) fn exit(cur: Current, status: u32) {
     task.set_mm(None);
     task.set_files(None);
     task.set_kicker(None);
+    task.seccomp.release();
     if last && task.tid_is_init() {
         end_all(&task);
     }

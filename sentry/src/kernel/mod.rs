@@ -26,6 +26,7 @@ pub mod posix_timer;
 pub mod reap;
 pub mod rusage;
 pub mod sched;
+pub mod seccomp;
 pub mod session;
 pub mod signal;
 pub mod signal_timer;
@@ -80,6 +81,8 @@ pub struct Kernel {
     pub unsupported: unsupported::Unsupported,
     /// Prints system calls, if somebody asked for it.
     pub strace: Option<Arc<Strace>>,
+    /// Which actions of guests' seccomp filters are logged.
+    pub seccomp_logged: seccomp::Logged,
     /// The machine as guests see it.
     pub host: host::Host,
     /// The names that uname(2) tells.
@@ -122,6 +125,7 @@ impl Kernel {
             futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,
+            seccomp_logged: seccomp::Logged::default(),
             host: host::Host::probe(),
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             memfds: Default::default(),

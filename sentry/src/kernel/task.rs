@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use platform::Kicker;
 
 use super::cpu_clock::{CpuClock, Mode};
+use super::seccomp::Seccomp;
 use super::signal::{SigSet, TaskSignals};
 use super::users::{TaskCharge, User};
 use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
@@ -38,7 +39,10 @@ pub struct Task {
     attention: AtomicBool,
     /// Whether guest code runs, so that a kick is worth something.
     in_guest: AtomicBool,
-    /// Its ids are not those that its guest thread was told, if any.
+    /// Its filters before system calls.
+    pub seccomp: Seccomp,
+    /// What its guest thread may answer by itself is not what it was told, if anything: its ids
+    /// changed, or its filters.
     pub(super) ids_changed: AtomicBool,
     kicker: Mutex<Option<Arc<dyn Kicker>>>,
     /// Pending signals and masks; locked inside the group's signal lock.
@@ -106,6 +110,7 @@ impl Task {
             cpu: CpuClock::default(),
             attention: AtomicBool::new(false),
             in_guest: AtomicBool::new(false),
+            seccomp: Seccomp::default(),
             ids_changed: AtomicBool::new(true),
             kicker: Mutex::new(None),
             signals: Mutex::default(),
@@ -210,13 +215,25 @@ impl Task {
     }
 
     /// Replaces the credentials; only the task itself does.
-    pub fn set_cred(&self, cred: Arc<Credentials>) {
+    pub fn set_cred(&self, mut cred: Arc<Credentials>) {
         let mut now = self.cred.write();
+        // Another thread may have set it since the task looked.
+        if now.no_new_privs && !cred.no_new_privs {
+            Arc::make_mut(&mut cred).no_new_privs = true;
+        }
         if now.uid != cred.uid {
             *self.charge.lock() = self.kernel.users.get(cred.uid).charge_task();
         }
         *now = cred;
         self.ids_changed.store(true, Ordering::Release);
+    }
+
+    /// Sets `no_new_privs`, which never goes again. Others may do that.
+    pub(super) fn set_no_new_privs(&self) {
+        let mut now = self.cred.write();
+        if !now.no_new_privs {
+            Arc::make_mut(&mut now).no_new_privs = true;
+        }
     }
 
     /// The memory; `None` once it exited.
@@ -275,6 +292,22 @@ impl Task {
             && let Some(kicker) = &*self.kicker.lock()
         {
             kicker.kick();
+        }
+    }
+
+    /// Returns when the task runs no guest code any more of before `ids_changed` was set. Only takes it
+    /// out of guest code: a sleep goes on.
+    pub(super) fn leave_guest(&self) {
+        let stale =
+            || self.in_guest.load(Ordering::SeqCst) && self.ids_changed.load(Ordering::SeqCst);
+        if stale()
+            && let Some(kicker) = &*self.kicker.lock()
+        {
+            kicker.kick();
+        }
+        // As long as a kick takes.
+        while stale() {
+            std::thread::yield_now();
         }
     }
 

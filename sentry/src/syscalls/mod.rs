@@ -25,6 +25,7 @@ mod read_write;
 mod remote_memory;
 mod rlimit;
 mod sched;
+mod seccomp;
 mod signal;
 mod signalfd;
 mod socket;
@@ -44,6 +45,7 @@ mod xattr;
 use abi::Errno;
 
 use crate::kernel::Current;
+use crate::kernel::seccomp::{self as filters, Verdict};
 
 pub use table::TABLE;
 
@@ -160,6 +162,14 @@ static INDEX: [Option<&'static Entry>; LIMIT] = {
     index
 };
 
+/// The result that `rax` stands for.
+fn result_of(rax: u64) -> SysResult {
+    match rax as i64 {
+        error @ -4095..0 => Err(Errno::from_raw(-error as i32)),
+        _ => Ok(rax),
+    }
+}
+
 /// Handles the system call that `cur` trapped with, and puts the result into its registers.
 pub fn dispatch(cur: &mut Current) {
     let nr = cur.regs.orig_rax;
@@ -170,9 +180,10 @@ pub fn dispatch(cur: &mut Current) {
     let trace = cur.kernel.strace.clone().filter(|s| s.wants(nr));
     let pending = trace.map(|s| (s.enter(cur, nr, entry, &args), s));
     crate::kernel::current::note_syscall(nr, args.0);
-    let result = match entry.and_then(|e| e.handler) {
-        Some(handler) => handler(cur, &args),
-        None => {
+    let result = match (filters::check(cur, args.0), entry.and_then(|e| e.handler)) {
+        (Verdict::Skip(value), _) => result_of(value),
+        (Verdict::Run, Some(handler)) => handler(cur, &args),
+        (Verdict::Run, None) => {
             cur.kernel.unsupported.note(nr);
             Err(Errno::ENOSYS)
         }

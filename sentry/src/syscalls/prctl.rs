@@ -65,8 +65,8 @@ pub fn prctl(cur: &mut Current, args: &Args) -> SysResult {
             cur.mm.write_obj(arg2, &cur.task.comm())?;
             Ok(0)
         }
-        // No filter: those of seccomp(2) are not there.
-        libc::PR_GET_SECCOMP => Ok(0),
+        libc::PR_GET_SECCOMP => Ok(cur.seccomp.mode() as u64),
+        libc::PR_SET_SECCOMP => super::seccomp::prctl_set(cur, arg2, args.u64(2)),
         libc::PR_CAPBSET_READ => yes_no(cred.bounding.contains(cap(arg2)?)),
         libc::PR_CAPBSET_DROP => {
             if !cred.capable(Caps::SETPCAP) {

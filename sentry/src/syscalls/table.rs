@@ -9,8 +9,8 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
-    mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, signal,
-    signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
+    mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, seccomp,
+    signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
 };
 
 macro_rules! table {
@@ -192,7 +192,7 @@ table! {
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => mount::pivot_root;
     156 _sysctl() => none;
-    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM, PR_SET_SECCOMP, PR_SET_TSC";
+    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM, PR_SET_TSC";
     158 arch_prctl(code: Hex, addr: Ptr) => process::arch_prctl;
     159 adjtimex(buf: Ptr) => time::adjtimex, "read-only";
     160 setrlimit(resource: Int, rlim: Ptr) => rlimit::setrlimit;
@@ -352,7 +352,7 @@ table! {
     314 sched_setattr(pid: Int, attr: Ptr, flags: Hex) => sched::sched_setattr, "no deadlines; the host schedules";
     315 sched_getattr(pid: Int, attr: Ptr, size: Uint, flags: Hex) => sched::sched_getattr;
     316 renameat2(olddirfd: AtFd, oldpath: Path, newdirfd: AtFd, newpath: Path, flags: Hex) => link_rename::renameat2;
-    317 seccomp(op: Int, flags: Hex, args: Ptr) => none;
+    317 seccomp(op: Int, flags: Hex, args: Ptr) => seccomp::seccomp;
     318 getrandom(buf: OutBuf, buflen: Size, flags: Hex) => system::getrandom;
     319 memfd_create(name: Str, flags: Hex) => fcntl::memfd_create;
     320 kexec_file_load() => none;

@@ -52,6 +52,7 @@ groups!(
     unix_sockets,
     tty,
     creds,
+    seccomp,
     system,
 );
 

@@ -162,7 +162,7 @@ pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
         "CoreDumping:\t0\nTHP_enabled:\t0\nThreads:\t{}\nSigQ:\t{}/{}\nSigPnd:\t{:016x}\n\
          ShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\n\
          CapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n\
-         Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\nCpus_allowed_list:\t{}\n\
+         Seccomp:\t{}\nSeccomp_filters:\t{}\nCpus_allowed:\t{mask:x}\nCpus_allowed_list:\t{}\n\
          Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\n\
          nonvoluntary_ctxt_switches:\t0\n",
         group.thread_count(),
@@ -179,6 +179,8 @@ pub(super) fn status(task: &Arc<Task>, _: &Task) -> Text {
         cred.bounding.bits(),
         cred.ambient.bits(),
         u8::from(cred.no_new_privs),
+        task.seccomp.mode() as u8,
+        task.seccomp.count(),
         list.join(","),
     );
     out.extend(text.into_bytes());

@@ -6,6 +6,7 @@ use abi::Errno;
 
 use super::system::{RELEASE, VERSION};
 use crate::fs::pseudo::{Content, Node, PseudoFs, StaticDir, StaticText};
+use crate::kernel::seccomp::Action;
 use crate::kernel::task_table::{MAX_TASKS, PID_MAX};
 use crate::kernel::{Caps, Task};
 use crate::mm::random_bytes;
@@ -83,10 +84,16 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let net = dir(StaticDir::default().with("core", core).with("unix", unix));
     let vm = dir(vm);
     let fs_dir = dir(fs_files.with("epoll", epoll));
+    let avail = Action::NAMES.map(|(_, name)| name).join(" ");
+    let avail = Node::file(fs, next_ino(), 0o444, StaticText(format!("{avail}\n").into_bytes()));
+    let logged = Node::file(fs, next_ino(), 0o644, ActionsLogged);
+    let seccomp = StaticDir::default().with("actions_avail", avail).with("actions_logged", logged);
+    let seccomp = Node::dir(fs, next_ino(), 0o555, seccomp);
     let hostname = Node::file(fs, next_ino(), 0o644, Name { domain: false });
     let domainname = Node::file(fs, next_ino(), 0o644, Name { domain: true });
     let kernel = kernel.with("hostname", hostname).with("domainname", domainname);
-    let kernel = Node::dir(fs, next_ino(), 0o555, kernel.with("random", random));
+    let kernel = kernel.with("random", random).with("seccomp", seccomp);
+    let kernel = Node::dir(fs, next_ino(), 0o555, kernel);
     StaticDir::default().with("kernel", kernel).with("vm", vm).with("fs", fs_dir).with("net", net)
 }
 
@@ -98,6 +105,23 @@ fn uuid() -> String {
     b[8] = b[8] & 0x3f | 0x80;
     let hex: String = b.iter().map(|x| format!("{x:02x}")).collect();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// `kernel/seccomp/actions_logged`
+struct ActionsLogged;
+
+impl Content for ActionsLogged {
+    fn read(&self, task: &Task) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", task.kernel.seccomp_logged.names()).into_bytes())
+    }
+
+    fn write(&self, task: &Task, data: &[u8]) -> Result<(), Errno> {
+        if !task.cred().capable(Caps::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        let names = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+        task.kernel.seccomp_logged.set(names)
+    }
 }
 
 /// `kernel/hostname` and `kernel/domainname`.

@@ -32,6 +32,8 @@ pub const SI_TIMER: i32 = -2;
 pub const SI_MESGQ: i32 = -3;
 /// `si_code` of tkill(2).
 pub const SI_TKILL: i32 = -6;
+/// `si_code` of SIGSYS from a seccomp filter.
+pub const SYS_SECCOMP: i32 = 1;
 /// `si_code` of SIGCHLD: how the child changed.
 #[allow(missing_docs)]
 pub mod cld {
@@ -74,6 +76,13 @@ impl SigInfo {
     /// Of a fault at `addr`.
     pub fn fault(signo: i32, code: i32, addr: u64) -> SigInfo {
         SigInfo::new(signo, code, [addr, 0, 0, 0])
+    }
+
+    /// SIGSYS of a seccomp filter with 16 bits of its own, `data`, for call `nr`, after which the task
+    /// would have gone on at `addr`.
+    pub fn seccomp(addr: u64, nr: i32, arch: u32, data: i32) -> SigInfo {
+        let fields = [addr, pair(nr as u32, arch), 0, 0];
+        SigInfo { errno: data, ..SigInfo::new(libc::SIGSYS, SYS_SECCOMP, fields) }
     }
 
     /// SIGIO with `F_SETSIG`: `code` is `POLL_*`.
