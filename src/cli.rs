@@ -1,17 +1,16 @@
 //! The command line.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 
 use crate::check::{Check, Severity};
 use crate::error::Error;
 use crate::features;
-use crate::sandbox::{Bind, Sandbox, User};
+use crate::sandbox::Sandbox;
+use crate::settings::{Settings, unknown};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -19,7 +18,12 @@ pub enum Action {
     /// Print this and succeed: help or the version.
     Print(String),
     /// Run a sandbox.
-    Run(Box<Sandbox>),
+    Run {
+        /// Which.
+        sandbox: Box<Sandbox>,
+        /// Where the report goes.
+        report: Option<PathBuf>,
+    },
     /// Judge a configuration.
     Check(Check),
     /// Complain.
@@ -43,8 +47,14 @@ enum Command {
 Without --root the program sees the host's system directories (/usr /bin /sbin /lib* /etc, without \
 secrets) and the current directory. All of it can be written, and nothing of that reaches the host.
 
-Exit status: the program's; 128+N if signal N killed it; 125 if rsentry failed; 126 if the program \
-cannot be executed; 127 if it was not found."
+A SIZE is bytes, or has one of the units K, M, G, T; a TIME is seconds, or has one of ms, s, m, h; \
+'none' is no limit. A policy file is TOML, with the names of the options as keys; options go over it, \
+and it goes over the profile.
+
+Exit status: the program's; 128+N if signal N killed it; 124 if the time was up (--wall), 152 if the \
+processor time was (--cpu-time), 137 if the program was killed for want of memory (--memory), 153 if it \
+wrote too much (--output-limit); 125 if rsentry failed; 126 if the program cannot be executed; 127 if it \
+was not found."
     )]
     Run(Box<RunArgs>),
     /// Report what weakens a sandbox: of an OCI config.json
@@ -89,48 +99,11 @@ impl CheckArgs {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Use DIR as the root directory, instead of the host's system directories
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show a host file or directory, read-only
-    #[arg(long, value_name = "SRC[:DST]")]
-    ro: Vec<OsString>,
-    /// Show a host file or directory; writes reach the host
-    #[arg(long, value_name = "SRC[:DST]")]
-    rw: Vec<OsString>,
-    /// Mount an empty file system in memory
-    #[arg(long, value_name = "DST")]
-    tmpfs: Vec<PathBuf>,
-    /// Set an environment variable, or pass the caller's on
-    #[arg(long, short = 'e', value_name = "NAME[=VALUE]")]
-    env: Vec<OsString>,
-    /// Working directory inside
-    #[arg(long, short = 'w', value_name = "DIR")]
-    workdir: Option<PathBuf>,
-    /// User and group inside, by number [default: the caller's]
-    #[arg(long, short = 'u', value_name = "UID[:GID]")]
-    user: Option<OsString>,
-    /// Host name inside [default: rsentry]
-    #[arg(long, value_name = "NAME")]
-    hostname: Option<OsString>,
-    /// How guest code is run: auto, ptrace, notify, notify-unpatched
-    #[arg(long, value_name = "PLATFORM", default_value = "auto", hide_default_value = true)]
-    platform: OsString,
-    /// Print system calls: all, or those of a comma-separated list of names
-    #[arg(
-        long,
-        value_name = "SET",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "all"
-    )]
-    strace: Option<OsString>,
-    /// Append log and strace lines to FILE, instead of printing them on standard error
+    #[command(flatten)]
+    settings: Settings,
+    /// Read options from a TOML file
     #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// How log lines look: text, json
-    #[arg(long, value_name = "FORMAT", default_value = "text", hide_default_value = true)]
-    log_format: OsString,
+    policy: Option<PathBuf>,
     /// The program to run, and its arguments
     #[arg(value_name = "CMD", trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -144,7 +117,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
     };
     let action = match cli.command {
         Some(Command::Run(arguments)) => {
-            arguments.sandbox().map(|sandbox| Action::Run(Box::new(sandbox)))
+            let run = |(sandbox, report)| Action::Run { sandbox: Box::new(sandbox), report };
+            arguments.sandbox().map(run)
         }
         Some(Command::Features { json }) => return Action::Print(features::report(json)),
         Some(Command::Check(arguments)) => arguments.check().map(Action::Check),
@@ -165,132 +139,29 @@ fn explain(error: &clap::Error) -> Action {
 }
 
 impl RunArgs {
-    fn sandbox(self) -> Result<Sandbox, Error> {
+    fn sandbox(self) -> Result<(Sandbox, Option<PathBuf>), Error> {
         if self.command.is_empty() {
             let problem = "no program given; usage: rsentry run [OPTIONS] [--] CMD [ARG...]";
             return Err(Error::Usage(problem.into()));
         }
-        let mut binds = Vec::new();
-        for (option, values, writable) in [("--ro", &self.ro, false), ("--rw", &self.rw, true)] {
-            for value in values {
-                binds.push(bind(option, value, writable)?);
-            }
-        }
-        Ok(Sandbox {
-            command: self.command,
-            root: self.root,
-            binds,
-            tmpfs: self.tmpfs,
-            env: self.env.iter().map(|value| variable(value)).collect::<Result<_, _>>()?,
-            workdir: self.workdir,
-            user: self.user.as_deref().map(user).transpose()?,
-            hostname: self.hostname,
-            platform: platform(&self.platform)?,
-            strace: self.strace.as_deref().map(strace).transpose()?,
-            log: self.log,
-            log_format: match self.log_format.as_bytes() {
-                b"text" => LogFormat::Text,
-                b"json" => LogFormat::Json,
-                _ => return Err(unknown("--log-format", &self.log_format, "text, json")),
-            },
-        })
-    }
-}
-
-fn unknown(option: &'static str, value: &OsStr, known: &str) -> Error {
-    Error::option(option, format!("{value:?} is not one of: {known}"))
-}
-
-/// One of [`PlatformChoice::NAMES`].
-fn platform(value: &OsStr) -> Result<PlatformChoice, Error> {
-    let names = PlatformChoice::NAMES;
-    let known = names.iter().find(|(name, _)| value == *name);
-    known.map(|&(_, choice)| choice).ok_or_else(|| {
-        let names: Vec<&str> = names.iter().map(|&(name, _)| name).collect();
-        unknown("--platform", value, &names.join(", "))
-    })
-}
-
-/// `SRC[:DST]`. The last colon that is followed by a slash is the separator, so that neither
-/// side has to be free of colons.
-fn bind(option: &'static str, value: &OsStr, writable: bool) -> Result<Bind, Error> {
-    let bytes = value.as_bytes();
-    let split = bytes.windows(2).rposition(|pair| pair == b":/");
-    let (source, destination) = match split {
-        Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
-        None if bytes.contains(&b':') => {
-            let problem = format!("{value:?}: the part after ':' must be an absolute path");
-            return Err(Error::option(option, problem));
-        }
-        None => (bytes, None),
-    };
-    if source.is_empty() {
-        return Err(Error::option(option, format!("{value:?}: no source given")));
-    }
-    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
-    Ok(Bind { source: path(source), destination: destination.map(path), writable })
-}
-
-/// `NAME[=VALUE]`.
-fn variable(value: &OsStr) -> Result<(OsString, Option<OsString>), Error> {
-    let mut parts = value.as_bytes().splitn(2, |&byte| byte == b'=');
-    let name = parts.next().unwrap_or_default();
-    if name.is_empty() {
-        return Err(Error::option("--env", format!("{value:?}: no variable name given")));
-    }
-    let own = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    Ok((own(name), parts.next().map(own)))
-}
-
-/// `UID[:GID]`; the group is the same number as the user if it is not given.
-fn user(value: &OsStr) -> Result<User, Error> {
-    let problem = || {
-        Error::option(
-            "--user",
-            format!("{value:?} is not UID or UID:GID, with numbers below 2^32-1"),
-        )
-    };
-    // 2^32-1 is -1, which Linux keeps for "no change".
-    let id = |text: &str| match text.parse::<u32>() {
-        Ok(id) if id != u32::MAX && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(id),
-        _ => Err(problem()),
-    };
-    let text = value.to_str().ok_or_else(problem)?;
-    match text.split_once(':') {
-        Some((uid, gid)) => Ok(User { uid: id(uid)?, gid: id(gid)? }),
-        None => id(text).map(|id| User { uid: id, gid: id }),
-    }
-}
-
-/// `all` or a list of names.
-fn strace(value: &OsStr) -> Result<StraceFilter, Error> {
-    let problem = || {
-        Error::option("--strace", format!("{value:?} is not 'all' or a list of system call names"))
-    };
-    let text = value.to_str().ok_or_else(problem)?;
-    if text == "all" {
-        return Ok(StraceFilter::All);
-    }
-    let is_name = |name: &str| {
-        let bytes = name.bytes();
-        !name.is_empty() && bytes.into_iter().all(|b| b == b'_' || b.is_ascii_alphanumeric())
-    };
-    let names: Vec<String> = text.split(',').map(str::to_owned).collect();
-    if names.iter().all(|name| is_name(name)) {
-        Ok(StraceFilter::Only(names))
-    } else {
-        Err(problem())
+        let settings = match &self.policy {
+            None => self.settings,
+            Some(path) => self.settings.over(Settings::from_file(path)?),
+        };
+        Ok((settings.sandbox(self.command)?, settings.report()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sentry::boot::spec::{PlatformChoice, StraceFilter};
+
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<Sandbox, Error> {
         let all = ["rsentry", "run"].iter().chain(arguments).map(OsString::from);
         match parse(all) {
-            Action::Run(sandbox) => Ok(*sandbox),
+            Action::Run { sandbox, .. } => Ok(*sandbox),
             Action::Fail(error) => Err(error),
             other => panic!("{other:?}"),
         }
@@ -326,31 +197,6 @@ mod tests {
         };
         assert!(help.contains(&names), "{help}");
         assert!(run(&["--platform", "magic", "ls"]).unwrap_err().one_line().contains(&names));
-    }
-
-    #[test]
-    fn binds_split_at_the_last_colon_before_a_slash() {
-        let parts = |value: &str| {
-            let bind = bind("--ro", OsStr::new(value), false).ok()?;
-            let destination = bind.destination.map(|path| path.to_str().unwrap().to_owned());
-            Some((bind.source.to_str().unwrap().to_owned(), destination))
-        };
-        assert_eq!(parts("a"), Some(("a".into(), None)));
-        assert_eq!(parts("a:/b"), Some(("a".into(), Some("/b".into()))));
-        assert_eq!(parts("a:b:/c:d"), Some(("a:b".into(), Some("/c:d".into()))));
-        assert_eq!(parts("a:b"), None);
-        assert_eq!(parts(":/b"), None);
-        assert_eq!(parts(""), None);
-    }
-
-    #[test]
-    fn users_are_numbers() {
-        let ids = |value: &str| user(OsStr::new(value)).ok().map(|user| (user.uid, user.gid));
-        assert_eq!(ids("7"), Some((7, 7)));
-        assert_eq!(ids("7:8"), Some((7, 8)));
-        for bad in ["", "x", "7:", ":7", "-1", "+1", "4294967295", "7:8:9", "1 "] {
-            assert_eq!(ids(bad), None, "{bad}");
-        }
     }
 
     #[test]

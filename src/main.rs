@@ -1,9 +1,22 @@
 //! The `rsentry` command.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rsentry::cli::{self, Action};
+use rsentry::{Error, Report, ReportFile, Sandbox};
+
+/// Runs a sandbox, and writes the report if somebody wants it.
+fn run(sandbox: &Sandbox, report: Option<&Path>) -> Result<Report, Error> {
+    let file = report.map(ReportFile::create).transpose()?;
+    let result = sandbox.run();
+    match file.map(|file| file.write(&result)) {
+        // What went wrong first is what there is to tell.
+        Some(Err(error)) => result.and(Err(error)),
+        _ => result,
+    }
+}
 
 /// The command.
 pub fn main() -> ExitCode {
@@ -13,11 +26,11 @@ pub fn main() -> ExitCode {
             Ok((text, code)) => return print(&text, code),
             Err(error) => Err(error),
         },
-        Action::Run(sandbox) => sandbox.run(),
+        Action::Run { sandbox, report } => run(&sandbox, report.as_deref()),
         Action::Fail(error) => Err(error),
     };
     match result {
-        Ok(status) => ExitCode::from(status.shell_code()),
+        Ok(report) => ExitCode::from(report.exit_code),
         Err(error) => {
             // One line and one write, so that it stays whole beside other writers. If stderr is
             // gone there is nobody to tell.

@@ -8,12 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd;
-use sentry::boot::spec::BootSpec;
+use sentry::boot::spec::{self, BootSpec};
 
 use crate::environment;
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::log;
 use crate::sandbox::Sandbox;
 use crate::view::{self, Files};
@@ -22,6 +24,9 @@ use crate::view::{self, Files};
 const MAX_HOSTNAME: usize = 64;
 /// Most bytes of arguments and environment together: Linux's own bound (`_STK_LIM / 4 * 3`).
 const MAX_STRINGS: usize = 6 << 20;
+
+/// Largest memory of a sandbox: what the Sentry can map.
+const MOST_MEMORY: u64 = 1 << 40;
 
 /// A sandbox that can be started.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) files: Files,
     /// Where log lines go.
     pub(crate) log: OwnedFd,
+    /// All limits, those of the profile as well.
+    pub(crate) limits: Limits,
 }
 
 /// Checks everything, and opens the log file.
@@ -39,7 +46,10 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     if sandbox.command.is_empty() {
         return Err(Error::Usage("no program given".into()));
     }
-    let (uid, gid, groups) = match sandbox.user {
+    let profile = sandbox.profile.unwrap_or_default();
+    let limits = sandbox.limits.or(profile.limits(host_memory()?));
+    limits.check()?;
+    let (uid, gid, groups) = match sandbox.user.or(profile.user()) {
         Some(user) => (user.uid, user.gid, Vec::new()),
         None => caller()?,
     };
@@ -54,12 +64,14 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     };
     let cwd = match (&sandbox.root, workdir) {
         (Some(_), workdir) => workdir.unwrap_or_else(|| "/".into()),
+        (None, Some(workdir)) if !profile.shows_current_directory() => workdir,
         (None, Some(workdir)) => {
             // The current directory is a convenience then: if it cannot be shown, it is not.
             let shown = current_directory().map(|cwd| files.with_current_directory(&cwd, &home));
             drop(shown);
             workdir
         }
+        (None, None) if !profile.shows_current_directory() => "/".into(),
         (None, None) => {
             let cwd = current_directory()?;
             files.with_current_directory(&cwd, &home)?;
@@ -85,12 +97,12 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         strace: sandbox.strace.clone(),
         log_format: sandbox.log_format,
         terminal: None,
-        memory_limit: default_memory_limit()?,
+        limits: for_sentry(&limits),
     };
     // Last, because it may create a file.
     let log = open_log(sandbox.log.as_deref())?;
     log::start(sandbox.log_format, sandbox.log.is_some());
-    Ok(Plan { spec, files, log })
+    Ok(Plan { spec, files, log, limits })
 }
 
 /// The caller's user, group and supplementary groups.
@@ -141,12 +153,26 @@ fn check_strings<'a>(strings: impl Iterator<Item = &'a Vec<u8>>) -> Result<(), E
     Ok(())
 }
 
-/// Three quarters of the host's memory: a guest that takes all that it gets leaves the host able
-/// to act.
-fn default_memory_limit() -> Result<u64, Error> {
+fn host_memory() -> Result<u64, Error> {
     let info =
         nix::sys::sysinfo::sysinfo().map_err(|error| Error::host("asking for memory", error))?;
-    Ok(info.ram_total() / 4 * 3)
+    Ok(info.ram_total())
+}
+
+/// The limits that the Sentry keeps: all but the wall clock, which is the launcher's.
+fn for_sentry(limits: &Limits) -> spec::Limits {
+    let bound = |value: Option<u64>| value.filter(|value| *value != u64::MAX);
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    spec::Limits {
+        // More than the host has is a matter of trust in it, and of address space.
+        memory: limits.memory.unwrap_or(u64::MAX).min(MOST_MEMORY),
+        cpus: bound(limits.cpus),
+        pids: bound(limits.pids),
+        files: bound(limits.files),
+        cpu_time: bound(limits.cpu_time.map(nanoseconds)),
+        output: bound(limits.output),
+        tmp_size: bound(limits.tmp_size),
+    }
 }
 
 fn open_log(path: Option<&Path>) -> Result<OwnedFd, Error> {

@@ -3,18 +3,23 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use sentry::boot::ExitStatus;
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::limits::Limits;
+use crate::profile::Profile;
+use crate::report::Report;
 use crate::{launch, plan};
 
 /// One program in a sandbox of its own. The fields are the options of `rsentry run`, with the same
 /// names and defaults.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sandbox {
     /// The program and its arguments.
     pub command: Vec<OsString>,
+    /// What is preset; [`Profile::Standard`] if not given.
+    pub profile: Option<Profile>,
     /// A directory to use as the root instead of the host's system directories.
     pub root: Option<PathBuf>,
     /// Host files and directories to show.
@@ -29,6 +34,8 @@ pub struct Sandbox {
     pub user: Option<User>,
     /// The host name inside.
     pub hostname: Option<OsString>,
+    /// What it may use.
+    pub limits: Limits,
     /// How guest code is run.
     pub platform: PlatformChoice,
     /// Which system calls to print.
@@ -40,7 +47,7 @@ pub struct Sandbox {
 }
 
 /// A host file or directory that is shown inside as it is, without the overlay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
     /// On the host.
     pub source: PathBuf,
@@ -51,7 +58,7 @@ pub struct Bind {
 }
 
 /// A user inside, by number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// User id.
     pub uid: u32,
@@ -70,9 +77,9 @@ impl Sandbox {
     /// Must be called from a single-threaded process.
     ///
     /// # Errors
-    /// When the process has more than one thread, the sandbox could not be made, the program not be started, or a process of the sandbox
-    /// died. Nothing is left behind then.
-    pub fn run(&self) -> Result<ExitStatus, Error> {
+    /// When the process has more than one thread, the sandbox could not be made, the program not be
+    /// started, or a process of the sandbox died. Nothing is left behind then.
+    pub fn run(&self) -> Result<Report, Error> {
         launch::run(plan::make(self)?)
     }
 }

@@ -200,6 +200,11 @@ pub fn look_around() {
     stub::vdso::Vdso::find();
 }
 
+/// What [`AddressSpace::cpu_ns`] came to in all address spaces that are gone.
+pub fn past_cpu_ns() -> u64 {
+    stub::sys::past_cpu_ns()
+}
+
 /// The host calls that a platform makes in a Sentry that is locked down, besides those that any
 /// Rust program makes (threads, futexes, heap memory, signal return).
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +288,11 @@ pub trait AddressSpace: Send + Sync {
     /// copy of. To be called once everything is mapped as it is there, before code runs.
     fn inherit(&self, parent: &dyn AddressSpace) {
         let _ = parent;
+    }
+    /// Processor time that the guest threads of this space have had so far, by the host's account,
+    /// in nanoseconds.
+    fn cpu_ns(&self) -> u64 {
+        0
     }
     /// The platform's own type, for [`AddressSpace::inherit`].
     fn as_any(&self) -> Option<&dyn Any> {

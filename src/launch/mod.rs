@@ -8,6 +8,7 @@
 mod children;
 mod hook;
 mod jails;
+mod layers;
 mod signals;
 mod supervise;
 mod terminal;
@@ -17,25 +18,25 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use sentry::boot::ExitStatus;
 
 pub(crate) use self::jails::Allowed;
 
 use self::hook::Hook;
 use self::jails::Caller;
 use self::signals::Signals;
-use self::supervise::Supervisor;
+use self::supervise::{Supervisor, Watched};
 use self::terminal::Terminal;
 use crate::error::Error;
 use crate::plan::Plan;
+use crate::report::Report;
 
 /// Runs a sandbox to its end.
-pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
+pub(crate) fn run(plan: Plan) -> Result<Report, Error> {
     check_single_threaded()?;
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
-    let Plan { mut spec, files, log } = plan;
+    let Plan { mut spec, files, log, limits } = plan;
     let signals = Signals::block()?;
     let mut terminal = Terminal::find();
     spec.terminal = terminal.as_ref().map(Terminal::spec);
@@ -87,7 +88,8 @@ pub(crate) fn run(plan: Plan) -> Result<ExitStatus, Error> {
     };
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control));
-    Supervisor { sentry, gofer, control, signals, terminal }.run()
+    let watched = Watched::new(limits);
+    Supervisor { sentry, gofer, control, signals, terminal, watched }.run()
 }
 
 /// A fork of a process with threads may hold their locks, which nobody would ever release.

@@ -3,21 +3,89 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use lockdown::{Child, Exit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
-use sentry::boot::control::{self, BootFailure, ExitStatus, FromSentry, ToSentry};
+use sentry::boot::control::{
+    self, BootFailure, Cause, Ending, ExitStatus, FromSentry, ToSentry, Usage,
+};
 
+use super::layers;
 use super::signals::{Action, Signals};
 use super::terminal::Terminal;
 use crate::error::Error;
+use crate::limits::Limits;
+use crate::report::{Layers, Report};
 
 /// How long a process that has to end may take for it, in milliseconds.
 const EXIT_TIME: i32 = 1000;
 /// How long a Sentry may take to stop its tasks before the launcher stops regardless, in
 /// milliseconds.
 const SUSPEND_TIME: u16 = 1000;
+
+/// How long a Sentry may take to say what was used, once the time is up.
+const REPORT_TIME: Duration = Duration::from_millis(200);
+/// Longest name of a platform.
+const MAX_PLATFORM: usize = 32;
+
+/// What is known of a sandbox besides what happens next.
+pub(super) struct Watched {
+    limits: Limits,
+    /// When the program was started; until then, when the sandbox was.
+    start: Instant,
+    started: bool,
+    /// The Sentry was told that the time is up, and has until then to answer.
+    patience: Option<Instant>,
+    platform: String,
+    layers: Vec<Layers>,
+}
+
+impl Watched {
+    pub(super) fn new(limits: Limits) -> Watched {
+        Watched {
+            limits,
+            start: Instant::now(),
+            started: false,
+            patience: None,
+            platform: String::new(),
+            layers: Vec::new(),
+        }
+    }
+
+    /// When something is to be done about the time.
+    fn deadline(&self) -> Option<Instant> {
+        self.patience.or_else(|| self.start.checked_add(self.limits.wall?))
+    }
+
+    fn report(&self, ending: Ending, complete: bool) -> Report {
+        let Ending { status, mut cause, usage } = ending;
+        // The time is the launcher's business alone.
+        if self.patience.is_some() {
+            cause = Cause::Wall;
+        } else if cause == Cause::Wall {
+            cause = Cause::Signal;
+        }
+        Report {
+            status,
+            ended_by: cause,
+            exit_code: Report::exit_code_of(status, cause),
+            wall: self.start.elapsed(),
+            cpu: Duration::from_nanos(usage.guest_ns.saturating_add(usage.kernel_ns)),
+            cpu_guest: Duration::from_nanos(usage.guest_ns),
+            peak_memory: usage.peak_memory,
+            peak_pids: usage.peak_tasks,
+            output: usage.output,
+            counts: usage.counts,
+            oom_kills: usage.oom_kills,
+            complete,
+            limits: self.limits,
+            platform: self.platform.clone(),
+            layers: self.layers.clone(),
+        }
+    }
+}
 
 /// A running sandbox. Dropping it ends it: both processes are killed and reaped.
 pub(super) struct Supervisor {
@@ -26,6 +94,7 @@ pub(super) struct Supervisor {
     pub(super) control: OwnedFd,
     pub(super) signals: Signals,
     pub(super) terminal: Option<Terminal>,
+    pub(super) watched: Watched,
 }
 
 /// Which descriptors have something to say.
@@ -38,19 +107,19 @@ struct Ready {
 
 impl Supervisor {
     /// Waits for the end of the first program.
-    pub(super) fn run(&mut self) -> Result<ExitStatus, Error> {
+    pub(super) fn run(&mut self) -> Result<Report, Error> {
         let mut suspending = false;
         loop {
-            let timeout = if suspending { SUSPEND_TIME.into() } else { PollTimeout::NONE };
-            let ready = self.wait(timeout)?;
+            let ready = self.wait(self.timeout(suspending))?;
             // What the Sentry has said counts before what has become of the processes.
             if ready.control {
                 match self.message()? {
-                    Some(FromSentry::Exited(status)) => {
+                    Some(FromSentry::Exited(ending)) => {
+                        let report = self.watched.report(ending, true);
                         if self.gofer.ends_within(0) {
-                            return self.gofer_first().map_or(Ok(status), Err);
+                            return self.gofer_first().map_or(Ok(report), Err);
                         }
-                        return self.killed_by_its_filter().map_or(Ok(status), Err);
+                        return self.killed_by_its_filter().map_or(Ok(report), Err);
                     }
                     Some(FromSentry::Failed(failure)) => {
                         // Without its gofer a Sentry fails for odd reasons.
@@ -63,13 +132,15 @@ impl Supervisor {
                         suspending = false;
                         self.stop()?;
                     }
-                    Some(FromSentry::Started) => {}
+                    Some(FromSentry::Started { platform }) => self.started(platform),
                     None => return Err(end(&self.sentry)),
                 }
             } else if ready.sentry {
                 return Err(end(&self.sentry));
             } else if ready.gofer {
                 return Err(end(&self.gofer));
+            } else if let Some(report) = self.check_time() {
+                return Ok(report);
             } else if suspending && !ready.signals {
                 suspending = false;
                 self.stop()?;
@@ -78,6 +149,43 @@ impl Supervisor {
                 suspending |= self.handle_signals()?;
             }
         }
+    }
+
+    /// The program runs: its time begins.
+    fn started(&mut self, platform: String) {
+        // Only once, whatever the Sentry says.
+        if !std::mem::replace(&mut self.watched.started, true) {
+            self.watched.start = Instant::now();
+            self.watched.platform = platform.chars().take(MAX_PLATFORM).collect();
+            self.watched.layers =
+                [&self.sentry, &self.gofer].into_iter().filter_map(layers::read).collect();
+        }
+    }
+
+    /// Acts when the time is up: first the Sentry is asked to end the sandbox and say what it used;
+    /// a report means that it did not answer.
+    fn check_time(&mut self) -> Option<Report> {
+        if self.watched.deadline().is_none_or(|deadline| Instant::now() < deadline) {
+            return None;
+        }
+        if self.watched.patience.is_none() {
+            self.watched.patience = Some(Instant::now() + REPORT_TIME);
+            self.tell(&ToSentry::End(Cause::Wall));
+            return None;
+        }
+        let status = ExitStatus::Signal(libc::SIGKILL as u8);
+        let ending = Ending { status, cause: Cause::Wall, usage: Usage::default() };
+        Some(self.watched.report(ending, false))
+    }
+
+    /// How long nothing has to be done if nothing happens.
+    fn timeout(&self, suspending: bool) -> PollTimeout {
+        let suspend = suspending.then(|| Duration::from_millis(SUSPEND_TIME.into()));
+        let left = self.watched.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let Some(time) = suspend.into_iter().chain(left).min() else { return PollTimeout::NONE };
+        // Rounded up, so that the time has come afterwards.
+        let milliseconds = time.as_millis().saturating_add(1);
+        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
     }
 
     /// The gofer's own failure, now that it has ended: if it did not just follow the Sentry.

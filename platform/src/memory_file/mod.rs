@@ -41,6 +41,8 @@ const POOL_RANGE_MAX: u64 = 8 << 20;
 const RECYCLE_MAX: u64 = 1 << 20;
 /// Above this length the host is asked which pages of a recycled range need clearing at all.
 const SPARSE_MIN: u64 = 64 << 10;
+/// Freeing so many bytes at once is worth a look at what is in use before.
+const PEAK_MIN: u64 = 1 << 20;
 /// How long the pool must not have needed memory before the memory goes back to the host.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -70,6 +72,8 @@ struct State {
     shares: Shares,
     /// Bytes handed out; shared bytes count once.
     used: u64,
+    /// Most bytes that were found committed and in use; see [`MemoryFile::peak`].
+    peak: u64,
     /// The least that `dirty` held since the last [`MemoryFile::give_back`].
     pool_low_water: u64,
 }
@@ -132,6 +136,7 @@ impl MemoryFile {
                 dirty: FreeSet::default(),
                 shares: Shares::default(),
                 used: 0,
+                peak: 0,
                 pool_low_water: 0,
             }),
             pool_filled: Condvar::new(),
@@ -254,6 +259,9 @@ impl MemoryFile {
 
     /// Drops one owner of a range.
     fn release(&self, offset: u64, len: u64) {
+        if len >= PEAK_MIN {
+            self.note_peak();
+        }
         let mut punch: Vec<(u64, u64)> = Vec::new();
         {
             let mut guard = self.state.lock();
@@ -347,6 +355,27 @@ impl MemoryFile {
     pub fn committed(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
+    }
+
+    /// Bytes in use: handed out, and touched as far as the host's account tells. One fstat(2).
+    pub fn resident(&self) -> u64 {
+        let committed = self.committed();
+        let state = self.state.lock();
+        committed.saturating_sub(state.dirty.bytes()).min(state.used)
+    }
+
+    /// Looks how much is in use now, for [`MemoryFile::peak`].
+    pub fn note_peak(&self) {
+        let resident = self.resident();
+        let mut state = self.state.lock();
+        state.peak = state.peak.max(resident);
+    }
+
+    /// The most bytes that were in use when somebody looked: before much was freed at once, and
+    /// now.
+    pub fn peak(&self) -> u64 {
+        self.note_peak();
+        self.state.lock().peak
     }
 
     /// Address of an offset in the Sentry's mapping.

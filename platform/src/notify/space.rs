@@ -17,7 +17,7 @@ use super::spin::Spinner;
 use super::thread::Thread;
 use crate::arch::doorbell::BATCH_MAX;
 use crate::stub::queue::{Op, Queue};
-use crate::stub::sys::Tid;
+use crate::stub::sys::{self, Tid};
 use crate::{AddressSpace, Error, GuestThread, Prot, Registers, Source};
 
 /// See the module.
@@ -234,12 +234,17 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
+        sys::note_cpu(self.pid());
         self.process.end();
         self.shared.nursery.wake();
     }
 }
 
 impl AddressSpace for Space {
+    fn cpu_ns(&self) -> u64 {
+        sys::cpu_ns(self.pid())
+    }
+
     fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
         self.enqueue(None, |q, patches| {
             patches.map(q, addr, len, prot, &source);

@@ -184,6 +184,10 @@ impl Space {
 }
 
 impl AddressSpace for Space {
+    fn cpu_ns(&self) -> u64 {
+        sys::cpu_ns(self.pid)
+    }
+
     fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {
         self.enqueue(None, |q| q.map(addr, len, prot, source, populate));
     }

@@ -51,6 +51,7 @@ impl Drop for Stub {
         if self.reaped {
             return;
         }
+        sys::note_cpu(pid);
         sys::kill(pid, libc::SIGKILL);
         if *self.orphaned.get_mut() {
             // The caller may be the one whose end must be waited for.

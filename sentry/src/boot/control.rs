@@ -33,6 +33,8 @@ pub enum ToSentry {
         /// Whether the caller's terminal may be read from.
         foreground: bool,
     },
+    /// End the sandbox at once, for this reason, and answer [`FromSentry::Exited`].
+    End(Cause),
 }
 
 /// From the Sentry to the launcher.
@@ -40,7 +42,10 @@ pub enum ToSentry {
 #[serde(rename_all = "snake_case")]
 pub enum FromSentry {
     /// The first program is loaded and about to run.
-    Started,
+    Started {
+        /// How guest code is run: the platform's name.
+        platform: String,
+    },
     /// The sandbox could not start; the last message.
     Failed(BootFailure),
     /// Answer to [`ToSentry::Suspend`].
@@ -48,8 +53,85 @@ pub enum FromSentry {
     /// The first program stopped of itself (Ctrl-Z at the guest's terminal): the launcher should
     /// stop likewise, so that the caller's shell gets control.
     Stopped,
-    /// The first program is gone, and with it the sandbox; the last message.
-    Exited(ExitStatus),
+    /// The sandbox has ended: the first program is gone, or a limit was hit; the last message.
+    Exited(Ending),
+}
+
+/// How a sandbox ended, and what it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// How the first program ended: by SIGKILL if the sandbox was ended.
+    pub status: ExitStatus,
+    /// Why.
+    pub cause: Cause,
+    /// What it has used.
+    pub usage: Usage,
+}
+
+/// Why a sandbox ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The first program exited.
+    Exit,
+    /// The first program was killed by a signal.
+    Signal,
+    /// The time was up (`--wall`).
+    Wall,
+    /// The processor time was used up (`--cpu-time`).
+    Cpu,
+    /// There was no memory left, and the first program was what the out-of-memory killer chose
+    /// (`--memory`).
+    Memory,
+    /// More was written than the caller wanted to see (`--output-limit`).
+    Output,
+    /// A rule of the policy says so.
+    Policy,
+}
+
+/// What a sandbox has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time in guest code, by the host's account, in nanoseconds.
+    pub guest_ns: u64,
+    /// Processor time of the kernel, by the host's account, in nanoseconds.
+    pub kernel_ns: u64,
+    /// Most bytes of guest memory in use, files in memory included.
+    pub peak_memory: u64,
+    /// Most tasks at once.
+    pub peak_tasks: u64,
+    /// Bytes written to the caller's standard descriptors.
+    pub output: u64,
+    /// What tasks have asked of the kernel.
+    pub counts: Counts,
+    /// Processes that the out-of-memory killer ended.
+    pub oom_kills: u64,
+}
+
+/// What tasks have asked of the kernel. What the platform answers by itself (getpid(2) and its
+/// like) is not among it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// System calls.
+    pub calls: u64,
+    /// Page faults that the host could not answer by itself.
+    pub faults: u64,
+    /// System calls that were answered with `EPERM` or `EACCES`.
+    pub denials: u64,
+    /// System calls that are not there (`ENOSYS`).
+    pub unsupported: u64,
+}
+
+impl Counts {
+    /// The sum of two.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            calls: self.calls.saturating_add(other.calls),
+            faults: self.faults.saturating_add(other.faults),
+            denials: self.denials.saturating_add(other.denials),
+            unsupported: self.unsupported.saturating_add(other.unsupported),
+        }
+    }
 }
 
 /// Why a sandbox did not start.

@@ -40,8 +40,9 @@ fn rlimits(spec: &BootSpec) -> [Rlimit; RLIM_NLIMITS] {
         (libc::RLIMIT_NICE, 0, 0),
         (libc::RLIMIT_RTPRIO, 0, 0),
     ];
+    let files = spec.limits.files.map(|n| (libc::RLIMIT_NOFILE, n, n));
     let own = spec.rlimits.iter().map(|l| (l.resource, l.soft, l.hard));
-    for (resource, soft, hard) in defaults.into_iter().chain(own) {
+    for (resource, soft, hard) in defaults.into_iter().chain(files).chain(own) {
         if let Some(limit) = limits.get_mut(resource as usize) {
             *limit = Rlimit { soft, hard };
         }

@@ -13,7 +13,7 @@ mod mounts;
 mod run;
 pub mod spec;
 
-pub use control::{BootFailure, ExitStatus};
+pub use control::{BootFailure, Cause, Counts, Ending, ExitStatus, Usage};
 pub use host_calls::{HostCalls, sealed as host_calls};
 pub use run::run;
 pub use spec::{BootFds, BootSpec};

@@ -110,8 +110,7 @@ fn make(
 }
 
 fn tmpfs(kernel: &Arc<Kernel>, mode: u32) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {
-    let options = TmpfsOptions { mode, ..TmpfsOptions::for_memory(&kernel.memory) };
-    TmpFs::new(kernel.memory.clone(), options)
+    TmpFs::of(kernel, TmpfsOptions { mode, ..TmpfsOptions::for_kernel(kernel) })
 }
 
 fn mount_root(

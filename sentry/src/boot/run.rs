@@ -8,21 +8,24 @@ use std::sync::mpsc::{self, Receiver};
 use gofer::client::Client;
 use platform::{MemoryFile, Opened, usercopy};
 
-use super::control::{self, BootFailure, ExitStatus, FromSentry, ToSentry};
+use super::control::{self, BootFailure, Ending, ExitStatus, FromSentry, ToSentry};
 use super::mounts::{self, Sources};
-use super::spec::{BootFds, BootSpec, StraceFilter, TerminalSpec, WindowSize};
+use super::spec::{BootFds, BootSpec, Limits, StraceFilter, TerminalSpec, WindowSize};
 use super::{Seal, host_calls, init};
+use crate::boot::Cause;
 use crate::fs::dev::memory::{MEMORY_MAJOR, MemoryDriver};
 use crate::fs::host::{HostStdio, Watcher};
 use crate::kernel::signal::SigInfo;
-use crate::kernel::{Caps, Credentials, FdTable, Kernel};
+use crate::kernel::{self, Caps, Credentials, Ended, FdTable, Kernel};
 use crate::syscalls::strace::Strace;
 use crate::tty::console::Console;
 use crate::tty::devpts::{AuxDriver, Devpts, SlaveDriver};
 use crate::tty::file::{Master, Slave};
 use crate::tty::termios::Winsize;
 use crate::tty::{SLAVE_MAJOR, TTYAUX_MAJOR};
-use crate::vfs::{Dentry, FileDescription, FileType, Mount, MountFlags, OpenFlags, Path};
+use crate::vfs::{
+    Dentry, FileDescription, FileType, Mount, MountFlags, OpenFlags, Path, limit_open_files,
+};
 
 /// Slaves have the majors 136 to 143 (`UNIX98_PTY_MAJOR_COUNT`).
 const SLAVE_MAJORS: u32 = 8;
@@ -43,9 +46,8 @@ pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
     match boot(&spec, fds, seal) {
         Err(failure) => tell(&FromSentry::Failed(failure)),
         Ok(running) => {
-            tell(&FromSentry::Started);
-            let status = running.wait();
-            tell(&FromSentry::Exited(status));
+            tell(&FromSentry::Started { platform: running.kernel.platform.name().into() });
+            tell(&FromSentry::Exited(running.wait()));
         }
     }
 }
@@ -54,14 +56,16 @@ pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
 struct Running {
     kernel: Arc<Kernel>,
     console: Option<Arc<Console>>,
-    init_exit: Receiver<u32>,
+    ended: Receiver<Ended>,
 }
 
 impl Running {
-    /// Waits for the end of the first program.
-    fn wait(self) -> ExitStatus {
+    /// Waits for the end of the first program, or of the sandbox.
+    fn wait(self) -> Ending {
         // The kernel holds the sender for as long as init lives.
-        let status = self.init_exit.recv().unwrap_or(libc::SIGKILL as u32);
+        let lost = Ended { status: libc::SIGKILL as u32, cause: Cause::Signal };
+        let Ended { status, cause } = self.ended.recv().unwrap_or(lost);
+        let usage = self.kernel.usage();
         if let Some(console) = &self.console {
             console.drain();
         }
@@ -69,10 +73,11 @@ impl Running {
             let name = crate::syscalls::entry(nr).map_or("unknown", |e| e.name);
             tracing::info!(nr, name, count, "unsupported system call, in all");
         }
-        match status & 0x7f {
+        let status = match status & 0x7f {
             0 => ExitStatus::Code((status >> 8 & 0xff) as u8),
             signo => ExitStatus::Signal(signo as u8),
-        }
+        };
+        Ending { status, cause, usage }
     }
 }
 
@@ -92,7 +97,7 @@ fn failed(what: &str, error: impl std::fmt::Display) -> BootFailure {
 fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailure> {
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
-    let memory = MemoryFile::new(spec.memory_limit).map_err(|e| failed("guest memory", e))?;
+    let memory = MemoryFile::new(spec.limits.memory).map_err(|e| failed("guest memory", e))?;
     let Opened { platform, reason } = platform::open(spec.platform.into(), &memory)
         .map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
     let features = platform.features().join(", ");
@@ -113,8 +118,13 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     seal(host_calls::sealed(platform.host_calls()))
         .map_err(|message| BootFailure { code: 125, message })?;
 
-    let (sender, init_exit) = mpsc::channel();
-    let kernel = Kernel::new(platform, memory, &spec.hostname, strace, sender);
+    if let Some(files) = spec.limits.files {
+        let all = files.saturating_mul(Limits::FILES_FACTOR);
+        limit_open_files(usize::try_from(all).unwrap_or(usize::MAX));
+    }
+    let (sender, ended) = mpsc::channel();
+    let limits = kernel::limits::Limits::new(&spec.limits);
+    let kernel = Kernel::new(platform, memory, &spec.hostname, strace, limits, sender);
     let (client, exports) = Client::connect(fds.gofer).map_err(|e| failed("gofer", e))?;
     let devpts = Devpts::new(&kernel);
     let BootFds { stdin, stdout, stderr, log, .. } = fds;
@@ -122,7 +132,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     let _ = log.into_raw_fd();
     let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));
     let files = FdTable::new();
-    let stdio = Stdio { cred: &cred, watcher: &watcher, files: &files };
+    let stdio = Stdio { kernel: &kernel, cred: &cred, watcher: &watcher, files: &files };
 
     let terminal = match spec.terminal {
         None => {
@@ -135,7 +145,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
             if !terminal.stderr {
                 stdio.pass_through(2, stderr)?;
             }
-            Some((terminal, make_console(&devpts, spec, terminal, stdin, stdout)?))
+            Some((terminal, make_console(&kernel, &devpts, spec, terminal, stdin, stdout)?))
         }
     };
     let console = terminal.as_ref().map(|(_, console)| console.clone());
@@ -162,7 +172,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
         }
     })?;
     listen(fds.control, &kernel, console.clone()).map_err(|e| failed("threads", e))?;
-    Ok(Running { kernel, console, init_exit })
+    Ok(Running { kernel, console, ended })
 }
 
 fn winsize(size: WindowSize) -> Winsize {
@@ -171,6 +181,7 @@ fn winsize(size: WindowSize) -> Winsize {
 }
 
 fn make_console(
+    kernel: &Arc<Kernel>,
     devpts: &Arc<Devpts>,
     spec: &BootSpec,
     terminal: TerminalSpec,
@@ -181,7 +192,8 @@ fn make_console(
         devpts.new_pair(spec.uid, winsize(terminal.size)).map_err(|e| failed("terminal", e))?;
     tty.set_locked(false);
     let master = Master { tty, devpts: devpts.clone() };
-    Console::new(master, stdin, stdout, terminal.foreground).map_err(|e| failed("terminal", e))
+    Console::new(kernel, master, stdin, stdout, terminal.foreground)
+        .map_err(|e| failed("terminal", e))
 }
 
 fn register_drivers(kernel: &Arc<Kernel>, devpts: &Arc<Devpts>, console: Option<&Console>) {
@@ -198,6 +210,7 @@ fn register_drivers(kernel: &Arc<Kernel>, devpts: &Arc<Devpts>, console: Option<
 
 /// Gives the first process its standard descriptors.
 struct Stdio<'a> {
+    kernel: &'a Arc<Kernel>,
     cred: &'a Arc<Credentials>,
     watcher: &'a Arc<Watcher>,
     files: &'a FdTable,
@@ -208,7 +221,7 @@ impl Stdio<'_> {
     fn pass_through(&self, fd: i32, host: std::os::fd::OwnedFd) -> Result<(), BootFailure> {
         let fail = |e: std::io::Error| failed("standard descriptors", e);
         let access = HostStdio::access(&host).map_err(fail)?;
-        let file = HostStdio::new(host, self.watcher).map_err(fail)?;
+        let file = HostStdio::new(host, self.watcher, self.kernel).map_err(fail)?;
         let start = file.position();
         let inode = file.inode(self.cred.uid, self.cred.gid);
         let fs = inode.filesystem();
@@ -304,6 +317,7 @@ fn obey(
             signal_all(kernel, libc::SIGSTOP);
             let _ = control::send(control, &FromSentry::Suspended);
         }
+        ToSentry::End(cause) => kernel.end(cause),
         ToSentry::Resume { foreground } => {
             signal_all(kernel, libc::SIGCONT);
             if let Some(console) = console {

@@ -41,8 +41,35 @@ pub struct BootSpec {
     pub log_format: LogFormat,
     /// Set if the guest gets a terminal of the Sentry's own.
     pub terminal: Option<TerminalSpec>,
-    /// Most bytes that the guest's memory, files in memory included, may take.
-    pub memory_limit: u64,
+    /// What the sandbox as a whole may use.
+    pub limits: Limits,
+}
+
+/// What the sandbox as a whole may use, as far as the Sentry keeps it. What is not given is bounded
+/// by the kernel's own constants alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Most bytes that guest memory, files in memory included, may take.
+    pub memory: u64,
+    /// Processor time, in thousandths of one processor.
+    pub cpus: Option<u64>,
+    /// Tasks: processes and threads.
+    pub pids: Option<u64>,
+    /// Descriptors of a process. The sandbox as a whole may have [`Limits::FILES_FACTOR`] times as
+    /// many open files.
+    pub files: Option<u64>,
+    /// Processor time in all, in nanoseconds, after which the sandbox ends.
+    pub cpu_time: Option<u64>,
+    /// Bytes that may be written to the caller's standard descriptors together; more end the
+    /// sandbox.
+    pub output: Option<u64>,
+    /// Bytes in all file systems in memory together.
+    pub tmp_size: Option<u64>,
+}
+
+impl Limits {
+    /// See [`Limits::files`].
+    pub const FILES_FACTOR: u64 = 8;
 }
 
 /// A mount of the sandbox.

@@ -255,6 +255,7 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
     let cred = cur.cred();
     let privileged =
         cred.uid == 0 || cred.capable(Caps::SYS_RESOURCE) || cred.capable(Caps::SYS_ADMIN);
+    cur.kernel.tasks.check_room()?;
     if !privileged && cur.user().tasks() >= cur.group.rlimit(libc::RLIMIT_NPROC).soft {
         return Err(Errno::EAGAIN);
     }

@@ -11,7 +11,7 @@ use platform::{Exception, Fault, GuestThread, Registers, Trap};
 use super::cpu_clock::Mode;
 use super::signal::frame::TrapInfo;
 use super::signal::{AltStack, SigInfo, SigSet};
-use super::{FdTable, Task, exit};
+use super::{FdTable, Task, exit, oom};
 use crate::mm::{FaultError, MemoryManager};
 use crate::rarely::Rarely;
 use crate::syscalls::{self, SysResult};
@@ -32,6 +32,8 @@ pub struct Current {
     pub(super) guest: Box<dyn GuestThread>,
     /// Wait status of the thread, once it is to exit.
     exit: Option<u32>,
+    /// It may not run guest code for now: the sandbox has used up its processor time.
+    held_back: bool,
     /// What restart_syscall(2) goes on with.
     restart: Option<Restart>,
     /// The mask to come back to after a call with a temporary one.
@@ -101,6 +103,7 @@ impl Current {
             regs,
             guest,
             exit: None,
+            held_back: false,
             restart: None,
             saved_mask: None,
             in_syscall: false,
@@ -203,6 +206,13 @@ impl Current {
             if let Some(status) = self.exit {
                 break status;
             }
+            if self.held_back {
+                self.held_back = false;
+                if let Some(cpu) = &self.kernel.limits.cpu {
+                    cpu.wait(&self);
+                }
+                continue;
+            }
             self.run_guest();
         };
         exit::exit(self, status);
@@ -248,8 +258,13 @@ impl Current {
             self.tell_ids();
         }
         self.task.cpu.switch(Mode::User);
-        let trap =
-            if self.task.interrupted() { Ok(Trap::Kicked) } else { self.guest.run(&mut self.regs) };
+        // Whoever takes processor time away looks for tasks in guest code after it said so.
+        self.held_back = self.kernel.limits.cpu.as_ref().is_some_and(|cpu| !cpu.may_run());
+        let trap = if self.held_back || self.task.interrupted() {
+            Ok(Trap::Kicked)
+        } else {
+            self.guest.run(&mut self.regs)
+        };
         self.task.cpu.switch(Mode::System);
         self.task.set_in_guest(false);
         match trap {
@@ -276,14 +291,12 @@ impl Current {
         const WRITE: u64 = 2;
         const USER: u64 = 4;
         const FETCH: u64 = 16;
+        self.counts.fault();
         match self.mm.handle_fault(fault) {
             Ok(()) => {}
             Err(FaultError::OutOfMemory) => {
-                static KILLED: Rarely = Rarely::new();
-                if let Some(count) = KILLED.due() {
-                    tracing::warn!(tid = self.tid(), count, "killed: out of memory");
-                }
-                self.group.begin_exit(libc::SIGKILL as u32);
+                // The guest faults again when it goes on.
+                oom::out_of_memory(self);
             }
             Err(FaultError::Signal { signo, code, addr }) => {
                 let denied = signo == libc::SIGSEGV && code == 2;

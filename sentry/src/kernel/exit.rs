@@ -12,6 +12,7 @@ use super::signal::action::SIG_IGN;
 use super::signal::info::cld;
 use super::signal::{SaFlags, SigInfo, stop};
 use super::{Current, Events, Kernel, ProcessGroup, Task, ThreadGroup, futex, time};
+use crate::boot::Cause;
 
 /// How long the end of the sandbox waits for tasks that do not react.
 const LAST_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -23,6 +24,7 @@ pub(super) fn exit(cur: Current, status: u32) {
     let status = task.group.exiting().unwrap_or(status);
     let last = task.group.live.fetch_sub(1, Ordering::AcqRel) == 1;
     if last && task.group.did_exec.load(Ordering::Relaxed) {
+        task.kernel.memory.note_peak();
         // Asks the host: too dear for each fork.
         task.group.note_rss(cur.mm.memory_use().rss() / 1024);
     }
@@ -42,7 +44,12 @@ pub(super) fn exit(cur: Current, status: u32) {
     drop(cur);
     notify(&task, status, last);
     if last && task.group.tgid == 1 {
-        task.kernel.init_exited(status);
+        let cause = match status & 0x7f {
+            0 => Cause::Exit,
+            _ if task.group.oom_killed.load(Ordering::Relaxed) => Cause::Memory,
+            _ => Cause::Signal,
+        };
+        task.kernel.tell_end(status, cause);
     }
 }
 
@@ -165,7 +172,7 @@ fn notify(task: &Arc<Task>, status: u32, last: bool) {
     }
     // The group's own past counts the thread's time from here on.
     let left = group.remove(task);
-    task.dead.store(true, Ordering::Release);
+    kernel.limits.task_gone(task, || task.dead.store(true, Ordering::Release));
     if !task.is_leader() {
         kernel.tasks.remove(task.tid());
     }

@@ -8,6 +8,7 @@
 //! `mm`, `files` and `fs` of a task are leaves: take, clone the `Arc`, let go.
 
 pub mod clone;
+pub mod cpu_budget;
 pub mod cpu_clock;
 pub mod cpu_limit;
 pub mod cred;
@@ -20,6 +21,8 @@ pub mod fd_table;
 pub mod fs_context;
 pub mod futex;
 pub mod host;
+pub mod limits;
+pub mod oom;
 pub mod pidfd;
 pub mod poll;
 pub mod posix_timer;
@@ -48,6 +51,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use platform::{MemoryFile, Platform};
 
+use crate::boot::Cause;
 use crate::syscalls::strace::Strace;
 
 pub use cred::{Caps, Credentials};
@@ -75,6 +79,8 @@ pub struct Kernel {
     pub timers: timer::TimerService,
     /// What each user has in use.
     pub users: users::Users,
+    /// What the sandbox as a whole may use, and has used.
+    pub limits: limits::Limits,
     /// Who waits on which word of memory.
     pub futexes: futex::FutexTable,
     /// Calls that were asked for and are not there.
@@ -93,8 +99,17 @@ pub struct Kernel {
     pub fstypes: crate::vfs::fstypes::FsTypes,
     /// What opens device nodes and named pipes.
     pub special: crate::vfs::special::Special,
-    /// Told the wait status of the init process when it is gone.
-    init_exit: Mutex<Option<std::sync::mpsc::Sender<u32>>>,
+    /// Told when the sandbox has ended.
+    ended: Mutex<Option<std::sync::mpsc::Sender<Ended>>>,
+}
+
+/// The end of the sandbox: the wait status of init, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// As wait4(2) has it.
+    pub status: u32,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// Node and domain name.
@@ -107,18 +122,20 @@ pub struct Uts {
 }
 
 impl Kernel {
-    /// A kernel without tasks. `init_exit` is told how the first process ended.
+    /// A kernel without tasks. `ended` is told how the first process ended, or that a limit was hit.
     pub fn new(
         platform: Arc<dyn Platform>,
         memory: Arc<MemoryFile>,
         hostname: &[u8],
         strace: Option<Arc<Strace>>,
-        init_exit: std::sync::mpsc::Sender<u32>,
+        limits: limits::Limits,
+        ended: std::sync::mpsc::Sender<Ended>,
     ) -> Arc<Kernel> {
-        Arc::new(Kernel {
+        let kernel = Arc::new(Kernel {
             platform,
             memory,
-            tasks: TaskTable::default(),
+            tasks: TaskTable::new(limits.tasks()),
+            limits,
             unix: Arc::default(),
             timers: timer::TimerService::default(),
             users: users::Users::default(),
@@ -131,15 +148,19 @@ impl Kernel {
             memfds: Default::default(),
             fstypes: Default::default(),
             special: Default::default(),
-            init_exit: Mutex::new(Some(init_exit)),
-        })
+            ended: Mutex::new(Some(ended)),
+        });
+        if let Some(cpu) = &kernel.limits.cpu {
+            cpu.bind(&kernel);
+        }
+        kernel
     }
 
-    /// The init process ended with this wait status.
-    pub(crate) fn init_exited(&self, status: u32) {
-        if let Some(sender) = self.init_exit.lock().take() {
+    /// The sandbox has ended; the first to say so counts.
+    pub(crate) fn tell_end(&self, status: u32, cause: Cause) {
+        if let Some(sender) = self.ended.lock().take() {
             // A receiver that is gone means that the sandbox is being torn down already.
-            let _ = sender.send(status);
+            let _ = sender.send(Ended { status, cause });
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct Task {
     pub sched: Mutex<super::sched::SchedState>,
     /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_time: u64,
+    /// What it has asked of the kernel.
+    pub counts: super::limits::TaskCounts,
     /// Set once it has exited.
     pub(super) dead: AtomicBool,
     /// Whom a vfork made it lend its memory from: told at execve and exit.
@@ -124,6 +126,7 @@ impl Task {
             timer_slack: [AtomicU64::new(50_000), AtomicU64::new(50_000)],
             sched: Mutex::default(),
             start_time: super::time::clock_ns(libc::CLOCK_BOOTTIME),
+            counts: Default::default(),
             dead: AtomicBool::new(false),
             vfork_done: Mutex::new(None),
         })
@@ -288,6 +291,11 @@ impl Task {
     pub fn interrupt(&self) {
         self.attention.store(true, Ordering::SeqCst);
         self.sleeper.unpark();
+        self.leave_guest();
+    }
+
+    /// Takes the task out of guest code, if it runs any. Never blocks.
+    pub(super) fn leave_guest(&self) {
         if self.in_guest.load(Ordering::SeqCst)
             && let Some(kicker) = &*self.kicker.lock()
         {

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::session::ProcessGroup;
 use super::{Task, ThreadGroup};
 
-/// How many tasks there may be at once (`/proc/sys/kernel/threads-max`).
+/// How many tasks there may be at once at most (`/proc/sys/kernel/threads-max`).
 pub const MAX_TASKS: usize = 4096;
 /// Numbers are below this (`/proc/sys/kernel/pid_max`).
 pub const PID_MAX: i32 = 32768;
@@ -21,9 +21,10 @@ pub const PID_MAX: i32 = 32768;
 const RESERVED_PIDS: i32 = 300;
 
 /// The numbering of tasks.
-#[derive(Default)]
 pub struct TaskTable {
     family: Mutex<()>,
+    /// How many tasks there may be at once.
+    limit: usize,
     inner: RwLock<Inner>,
 }
 
@@ -32,6 +33,8 @@ struct Inner {
     tasks: BTreeMap<i32, Arc<Task>>,
     pgrps: HashMap<i32, Weak<ProcessGroup>>,
     last: i32,
+    /// The most tasks there ever were.
+    peak: usize,
     /// Init is gone: nobody is born any more.
     closed: bool,
 }
@@ -48,6 +51,26 @@ impl Inner {
 }
 
 impl TaskTable {
+    /// A table for at most `limit` tasks at once.
+    pub fn new(limit: usize) -> TaskTable {
+        TaskTable { family: Mutex::default(), limit, inner: RwLock::default() }
+    }
+
+    /// How many tasks there may be at once.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The most tasks there ever were at once.
+    pub fn peak(&self) -> usize {
+        self.inner.read().peak
+    }
+
+    /// `EAGAIN` if there is no room for one more: clone(2) finds out before it copies anything.
+    pub fn check_room(&self) -> Result<(), Errno> {
+        if self.inner.read().tasks.len() >= self.limit { Err(Errno::EAGAIN) } else { Ok(()) }
+    }
+
     /// The family lock (Linux's `tasklist_lock`): parents, children, process groups, sessions and
     /// exits change only under it.
     pub fn family(&self) -> MutexGuard<'_, ()> {
@@ -66,7 +89,7 @@ impl TaskTable {
         if inner.closed {
             return Err(Errno::ENOMEM);
         }
-        if inner.tasks.len() >= MAX_TASKS {
+        if inner.tasks.len() >= self.limit {
             return Err(Errno::EAGAIN);
         }
         let tid = match wanted {
@@ -87,6 +110,7 @@ impl TaskTable {
         };
         let task = make(tid);
         inner.tasks.insert(tid, task.clone());
+        inner.peak = inner.peak.max(inner.tasks.len());
         Ok(task)
     }
 

@@ -50,7 +50,8 @@ fn run(script: Script) -> u32 {
     let memory = MemoryFile::new(64 << 20).unwrap();
     let platform: Arc<dyn Platform> = MockPlatform::new(memory.clone(), script);
     let (sender, ended) = mpsc::channel();
-    let kernel = Kernel::new(platform.clone(), memory.clone(), b"test", None, sender);
+    let kernel =
+        Kernel::new(platform.clone(), memory.clone(), b"test", None, Default::default(), sender);
     let (fs, root) = TmpFs::new(memory.clone(), TmpfsOptions::for_memory(&memory)).unwrap();
     let mount = Mount::new(fs, Dentry::root(b"/", root), "tmpfs", MountFlags::empty());
     let mounts = MountNamespace::new(mount);
@@ -76,7 +77,7 @@ fn run(script: Script) -> u32 {
     };
     let rlimits = [Rlimit { soft: 4096, hard: u64::MAX }; RLIM_NLIMITS];
     start_init(&kernel, InitParts { parts, rlimits, regs }, |_| {}).unwrap();
-    ended.recv_timeout(Duration::from_secs(20)).expect("init ends")
+    ended.recv_timeout(Duration::from_secs(20)).expect("init ends").status
 }
 
 fn address(step: u64) -> u64 {

@@ -79,6 +79,8 @@ pub struct ThreadGroup {
     dumpable: AtomicI32,
     /// `/proc/PID/oom_score_adj`
     pub oom_score_adj: AtomicI32,
+    /// The out-of-memory killer chose it.
+    pub(super) oom_killed: AtomicBool,
     /// When it was made, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_time: u64,
     /// Its timers.
@@ -127,6 +129,7 @@ impl ThreadGroup {
             subreaper: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             oom_score_adj: AtomicI32::new(0),
+            oom_killed: AtomicBool::new(false),
             start_time: time::clock_ns(libc::CLOCK_BOOTTIME),
             timers: ProcessTimers::default(),
             cpu_limit: OnceLock::new(),

@@ -27,12 +27,25 @@ pub const MAX_SIZE: u64 = i64::MAX as u64 & !(PAGE - 1);
 pub struct Quota {
     limit: u64,
     used: AtomicU64,
+    /// What this one is a part of.
+    whole: Option<Arc<Quota>>,
 }
 
 impl Quota {
     /// A quota of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Quota> {
-        Arc::new(Quota { limit, used: AtomicU64::new(0) })
+        Quota::within(limit, None)
+    }
+
+    /// A quota of `limit` bytes that count for `whole` as well.
+    pub fn within(limit: u64, whole: Option<Arc<Quota>>) -> Arc<Quota> {
+        Arc::new(Quota { limit, used: AtomicU64::new(0), whole })
+    }
+
+    /// Bytes that are left.
+    pub fn left(&self) -> u64 {
+        let own = self.limit.saturating_sub(self.used());
+        self.whole.as_ref().map_or(own, |whole| own.min(whole.left()))
     }
 
     /// Bytes in use.
@@ -46,15 +59,24 @@ impl Quota {
     }
 
     fn take(&self, len: u64) -> bool {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(len).filter(|used| *used <= self.limit)
-            })
-            .is_ok()
+        let own = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(len).filter(|used| *used <= self.limit)
+        });
+        if own.is_err() {
+            return false;
+        }
+        let taken = self.whole.as_ref().is_none_or(|whole| whole.take(len));
+        if !taken {
+            self.used.fetch_sub(len, Ordering::Relaxed);
+        }
+        taken
     }
 
     fn give_back(&self, len: u64) {
         self.used.fetch_sub(len, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(len);
+        }
     }
 }
 

@@ -188,6 +188,7 @@ pub fn dispatch(cur: &mut Current) {
             Err(Errno::ENOSYS)
         }
     };
+    cur.counts.call(result.as_ref().err().copied());
     if let Some((pending, strace)) = pending {
         match cur.is_exiting() {
             true => strace.no_return(pending),

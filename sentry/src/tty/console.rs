@@ -5,15 +5,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use parking_lot::Mutex;
 
 use super::file::Master;
 use super::pty::Tty;
-use crate::kernel::{Events, Sleeper};
+use crate::boot::Cause;
+use crate::kernel::{Events, Kernel, Sleeper};
 
 const CHUNK: usize = 4096;
 
@@ -28,11 +29,14 @@ pub struct Console {
     changed: OwnedFd,
     /// Wakes the output thread.
     writer: Arc<Sleeper>,
+    /// Whose output it is.
+    kernel: Weak<Kernel>,
 }
 
 impl Console {
     /// Joins a master to the caller's terminal; call [`Console::start`] once threads may be made.
     pub fn new(
+        kernel: &Arc<Kernel>,
         master: Master,
         input: OwnedFd,
         output: OwnedFd,
@@ -52,6 +56,7 @@ impl Console {
             foreground: AtomicBool::new(foreground),
             changed,
             writer: Arc::default(),
+            kernel: Arc::downgrade(kernel),
         }))
     }
 
@@ -83,7 +88,14 @@ impl Console {
     pub fn drain(&self) {
         let output = self.output.lock();
         while let Ok(bytes) = self.master.tty.master_read(CHUNK) {
-            if write_all(&output, &bytes).is_err() {
+            let Some(kernel) = self.kernel.upgrade() else { break };
+            let most = kernel.limits.output.take(bytes.len() as u64) as usize;
+            let allowed = bytes.get(..most).unwrap_or(&bytes);
+            if write_all(&output, allowed).is_err() {
+                break;
+            }
+            if most < bytes.len() {
+                kernel.end(Cause::Output);
                 break;
             }
         }

@@ -190,17 +190,28 @@ pub struct FileDescription {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// How many open files there may be (`/proc/sys/fs/file-max`).
+/// How many open files there may be at most.
 pub const MAX_OPEN_FILES: usize = 1 << 20;
 
 static OPEN_FILES: AtomicUsize = AtomicUsize::new(0);
+static OPEN_FILES_LIMIT: AtomicUsize = AtomicUsize::new(MAX_OPEN_FILES);
 
-/// One open file's share of [`MAX_OPEN_FILES`].
+/// Says how many open files there may be, at most [`MAX_OPEN_FILES`].
+pub fn limit_open_files(limit: usize) {
+    OPEN_FILES_LIMIT.store(limit.min(MAX_OPEN_FILES), Ordering::Relaxed);
+}
+
+/// How many open files there may be (`/proc/sys/fs/file-max`).
+pub fn open_file_limit() -> usize {
+    OPEN_FILES_LIMIT.load(Ordering::Relaxed)
+}
+
+/// One open file's share of [`open_file_limit`].
 struct OpenFiles;
 
 impl OpenFiles {
     fn count() -> Result<OpenFiles, Errno> {
-        if OPEN_FILES.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN_FILES {
+        if OPEN_FILES.fetch_add(1, Ordering::Relaxed) >= open_file_limit() {
             OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
             return Err(Errno::ENFILE);
         }

@@ -27,8 +27,8 @@ impl Default for FsTypes {
     /// tmpfs alone.
     fn default() -> Self {
         let tmpfs: MakeFs = Arc::new(|kernel, _, options| {
-            let options = TmpfsOptions::for_memory(&kernel.memory).parse(options)?;
-            let (fs, root) = TmpFs::new(kernel.memory.clone(), options)?;
+            let options = TmpfsOptions::for_kernel(kernel).parse(options)?;
+            let (fs, root) = TmpFs::of(kernel, options)?;
             Ok(NewFs { fs, root })
         });
         FsTypes(RwLock::new(vec![("tmpfs", tmpfs)]))

@@ -28,7 +28,9 @@ pub mod special;
 
 pub use attr::{Attr, FileType, SetAttr, StatFs, Timespec};
 pub use dentry::Dentry;
-pub use file::{DirEntry, DirSink, FileDescription, FileOps, OpenFlags};
+pub use file::{
+    DirEntry, DirSink, FileDescription, FileOps, OpenFlags, limit_open_files, open_file_limit,
+};
 pub use inode::{
     DentryPolicy, FileSystem, Inode, InodeKey, LinkTarget, NewNode, NodeKind, OpenArgs,
 };

@@ -9,13 +9,14 @@ mod watcher;
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use parking_lot::Mutex;
 
+use crate::boot::Cause;
 use crate::kernel::time::file_time;
-use crate::kernel::{Current, Events, WaitQueue};
+use crate::kernel::{Current, Events, Kernel, WaitQueue};
 use crate::tty::termios::Winsize;
 use crate::vfs::{
     Attr, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, OpenArgs, OpenFlags,
@@ -35,11 +36,12 @@ pub struct HostStdio {
     pos: Mutex<u64>,
     watcher: Arc<Watcher>,
     queue: WaitQueue,
+    kernel: Weak<Kernel>,
 }
 
 impl HostStdio {
-    /// Wraps a host descriptor.
-    pub fn new(fd: OwnedFd, watcher: &Arc<Watcher>) -> io::Result<HostStdio> {
+    /// Wraps a host descriptor. What is written there counts as the sandbox's output.
+    pub fn new(fd: OwnedFd, watcher: &Arc<Watcher>, kernel: &Arc<Kernel>) -> io::Result<HostStdio> {
         let stat = host_stat(&fd)?;
         let kind = FileType::from_mode(stat.st_mode).unwrap_or(FileType::CharDevice);
         // SAFETY: plain lseek on a descriptor that we own.
@@ -50,6 +52,7 @@ impl HostStdio {
             pos: Mutex::new(pos.max(0) as u64),
             watcher: watcher.clone(),
             queue: WaitQueue::new(),
+            kernel: Arc::downgrade(kernel),
         })
     }
 
@@ -83,6 +86,45 @@ impl HostStdio {
         // SAFETY: one valid pollfd; a timeout of 0 does not block.
         let n = unsafe { libc::poll(&mut poll, 1, 0) };
         if n < 0 { 0 } else { poll.revents }
+    }
+
+    /// Writes up to `most` bytes.
+    fn write_some(&self, src: &mut IoSrc<'_>, offset: u64, most: usize) -> Result<usize, Errno> {
+        let fd = self.fd.as_raw_fd();
+        if self.is_file() {
+            let mut pos = self.pos.lock();
+            let n = src.with_iovecs(most, &mut |iov| {
+                // SAFETY: the iovecs are valid for reads during the call.
+                check(unsafe {
+                    if offset == *pos {
+                        libc::writev(fd, iov.as_ptr(), iov.len() as i32)
+                    } else {
+                        libc::pwritev(fd, iov.as_ptr(), iov.len() as i32, offset as i64)
+                    }
+                })
+            })?;
+            if offset == *pos {
+                *pos += n as u64;
+            }
+            return Ok(n);
+        }
+        let mut done = 0;
+        while done < most {
+            if self.ready(libc::POLLOUT) & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) == 0 {
+                return Err(self.not_ready(Events::WRITABLE));
+            }
+            // poll promises room for one page in a pipe; more might block.
+            let result = src.with_iovecs(CHUNK.min(most - done), &mut |iov| {
+                // SAFETY: the iovecs are valid for reads during the call.
+                check(unsafe { libc::writev(fd, iov.as_ptr(), iov.len() as i32) })
+            });
+            match result {
+                Ok(n) => done += n,
+                Err(Errno::EAGAIN) => return Err(self.not_ready(Events::WRITABLE)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
     }
 
     /// `EAGAIN`, after asking to be told when it changes.
@@ -155,41 +197,20 @@ impl FileOps for HostStdio {
     }
 
     fn write(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize, Errno> {
-        let fd = self.fd.as_raw_fd();
-        if self.is_file() {
-            let mut pos = self.pos.lock();
-            let n = src.with_iovecs(src.remaining(), &mut |iov| {
-                // SAFETY: the iovecs are valid for reads during the call.
-                check(unsafe {
-                    if offset == *pos {
-                        libc::writev(fd, iov.as_ptr(), iov.len() as i32)
-                    } else {
-                        libc::pwritev(fd, iov.as_ptr(), iov.len() as i32, offset as i64)
-                    }
-                })
-            })?;
-            if offset == *pos {
-                *pos += n as u64;
-            }
-            return Ok(n);
+        let kernel = self.kernel.upgrade().ok_or(Errno::EIO)?;
+        let (wanted, before) = (src.remaining() as u64, src.done());
+        let most = kernel.limits.output.take(wanted);
+        if most == 0 && wanted > 0 {
+            kernel.end(Cause::Output);
+            return Err(Errno::EFBIG);
         }
-        let mut done = 0;
-        while src.remaining() > 0 {
-            if self.ready(libc::POLLOUT) & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) == 0 {
-                return Err(self.not_ready(Events::WRITABLE));
-            }
-            // poll promises room for one page in a pipe; more might block.
-            let result = src.with_iovecs(CHUNK, &mut |iov| {
-                // SAFETY: the iovecs are valid for reads during the call.
-                check(unsafe { libc::writev(fd, iov.as_ptr(), iov.len() as i32) })
-            });
-            match result {
-                Ok(n) => done += n,
-                Err(Errno::EAGAIN) => return Err(self.not_ready(Events::WRITABLE)),
-                Err(e) => return Err(e),
-            }
+        let result = self.write_some(src, offset, most as usize);
+        let done = (src.done() - before) as u64;
+        kernel.limits.output.give_back(most.saturating_sub(done));
+        if done == most && most < wanted {
+            kernel.end(Cause::Output);
         }
-        Ok(done)
+        result
     }
 
     fn append(&self, src: &mut IoSrc<'_>) -> Result<(usize, u64), Errno> {

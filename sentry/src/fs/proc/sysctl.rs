@@ -7,9 +7,10 @@ use abi::Errno;
 use super::system::{RELEASE, VERSION};
 use crate::fs::pseudo::{Content, Node, PseudoFs, StaticDir, StaticText};
 use crate::kernel::seccomp::Action;
-use crate::kernel::task_table::{MAX_TASKS, PID_MAX};
+use crate::kernel::task_table::PID_MAX;
 use crate::kernel::{Caps, Task};
 use crate::mm::random_bytes;
+use crate::vfs::open_file_limit;
 
 /// Builds the tree.
 pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> StaticDir {
@@ -41,7 +42,6 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("shmmax", "18446744073692774399".into()),
         ("shmmni", "4096".into()),
         ("tainted", "0".into()),
-        ("threads-max", MAX_TASKS.to_string()),
         ("unprivileged_bpf_disabled", "2".into()),
         ("version", VERSION.into()),
     ]);
@@ -56,7 +56,6 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("swappiness", "60".into()),
     ]);
     let fs_files = fixed(&[
-        ("file-max", "9223372036854775807".into()),
         ("nr_open", "1048576".into()),
         ("pipe-max-size", "1048576".into()),
         ("pipe-user-pages-soft", "16384".into()),
@@ -75,6 +74,12 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let unix = fixed(&[("max_dgram_qlen", "512".into())]);
     let uuid_file: fn(&Task) -> Result<Vec<u8>, Errno> =
         |_| Ok(format!("{}\n", uuid()).into_bytes());
+    let threads: fn(&Task) -> Result<Vec<u8>, Errno> =
+        |task| Ok(format!("{}\n", task.kernel.tasks.limit()).into_bytes());
+    let threads = Node::file(fs, next_ino(), 0o444, threads);
+    let file_max: fn(&Task) -> Result<Vec<u8>, Errno> =
+        |_| Ok(format!("{}\n", open_file_limit()).into_bytes());
+    let file_max = Node::file(fs, next_ino(), 0o444, file_max);
     let uuid_node = Node::file(fs, next_ino(), 0o444, uuid_file);
     let mut dir = |content| Node::dir(fs, next_ino(), 0o555, content);
     let random = dir(random.with("uuid", uuid_node));
@@ -83,7 +88,7 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let unix = dir(unix);
     let net = dir(StaticDir::default().with("core", core).with("unix", unix));
     let vm = dir(vm);
-    let fs_dir = dir(fs_files.with("epoll", epoll));
+    let fs_dir = dir(fs_files.with("epoll", epoll).with("file-max", file_max));
     let avail = Action::NAMES.map(|(_, name)| name).join(" ");
     let avail = Node::file(fs, next_ino(), 0o444, StaticText(format!("{avail}\n").into_bytes()));
     let logged = Node::file(fs, next_ino(), 0o644, ActionsLogged);
@@ -92,7 +97,8 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let hostname = Node::file(fs, next_ino(), 0o644, Name { domain: false });
     let domainname = Node::file(fs, next_ino(), 0o644, Name { domain: true });
     let kernel = kernel.with("hostname", hostname).with("domainname", domainname);
-    let kernel = kernel.with("random", random).with("seccomp", seccomp);
+    let kernel =
+        kernel.with("random", random).with("seccomp", seccomp).with("threads-max", threads);
     let kernel = Node::dir(fs, next_ino(), 0o555, kernel);
     StaticDir::default().with("kernel", kernel).with("vm", vm).with("fs", fs_dir).with("net", net)
 }

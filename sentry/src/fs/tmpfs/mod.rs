@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::Errno;
 use platform::MemoryFile;
 
+use crate::kernel::Kernel;
 use crate::mm::Quota;
 use crate::vfs::{FileSystem, Inode, NewNode, NodeKind, StatFs, mount};
 
@@ -42,10 +43,22 @@ pub struct TmpfsOptions {
 }
 
 impl TmpfsOptions {
-    /// Half of the memory file, a million files, a root that everybody may write to.
+    /// Half of the memory file, and a file for each two pages of it, a million at most; a root that
+    /// everybody may write to.
     pub fn for_memory(memory: &MemoryFile) -> TmpfsOptions {
         let size = (memory.limit() / 2).max(PAGE);
-        TmpfsOptions { size, inodes: 1 << 20, mode: 0o1777, uid: 0, gid: 0 }
+        let inodes = (memory.limit() / PAGE / 2).clamp(1, 1 << 20);
+        TmpfsOptions { size, inodes, mode: 0o1777, uid: 0, gid: 0 }
+    }
+
+    /// What a file system of this kernel starts from: as above, or as big as all of them together
+    /// may be.
+    pub fn for_kernel(kernel: &Kernel) -> TmpfsOptions {
+        let mut options = TmpfsOptions::for_memory(&kernel.memory);
+        if let Some(tmp) = kernel.limits.tmp() {
+            options.size = tmp.limit();
+        }
+        options
     }
 
     /// Changes what the options of a mount(2) say: `"size=64k,nr_inodes=100,mode=755"`. `EINVAL`
@@ -120,10 +133,26 @@ impl TmpFs {
         memory: Arc<MemoryFile>,
         options: TmpfsOptions,
     ) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {
+        TmpFs::within(memory, options, None)
+    }
+
+    /// One of a kernel, whose content counts for what all of them may hold together.
+    pub fn of(
+        kernel: &Kernel,
+        options: TmpfsOptions,
+    ) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {
+        TmpFs::within(kernel.memory.clone(), options, kernel.limits.tmp().cloned())
+    }
+
+    fn within(
+        memory: Arc<MemoryFile>,
+        options: TmpfsOptions,
+        whole: Option<Arc<Quota>>,
+    ) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {
         let fs = Arc::new(TmpFs {
             dev: mount::new_device(),
             memory,
-            quota: Quota::new(options.size),
+            quota: Quota::within(options.size, whole),
             options,
             inodes: AtomicU64::new(0),
             next_ino: AtomicU64::new(1),
@@ -159,7 +188,7 @@ impl FileSystem for TmpFs {
     }
     fn statfs(&self) -> Result<StatFs, Errno> {
         let blocks = self.quota.limit() / PAGE;
-        let free = blocks.saturating_sub(self.quota.used() / PAGE);
+        let free = self.quota.left() / PAGE;
         let files = self.options.inodes;
         Ok(StatFs {
             magic: 0x0102_1994,

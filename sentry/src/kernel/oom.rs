@@ -1,0 +1,85 @@
+//! The out-of-memory killer (mm/oom_kill.c, as a memory cgroup uses it): when a fault finds no
+//! memory, the biggest process is killed, and the fault is tried again once it is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::time::monotonic_ns;
+use super::{Current, Events, Kernel, ThreadGroup};
+use crate::rarely::Rarely;
+
+/// `OOM_SCORE_ADJ_MIN`: never killed.
+const NEVER: i32 = -1000;
+/// How long a fault waits for a victim's memory.
+const PATIENCE: u64 = 1_000_000_000;
+
+/// A process's badness (`oom_badness`): bytes in use, and what its score adds, in thousandths of all
+/// there is. `None` for one that must not be killed.
+fn badness(used: u64, adjust: i32, total: u64) -> Option<i64> {
+    let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    (adjust != NEVER).then(|| bytes(used).saturating_add(bytes(total) / 1000 * i64::from(adjust)))
+}
+
+/// The process to kill; one that is about to end anyway comes first.
+fn choose(kernel: &Kernel) -> Option<Arc<ThreadGroup>> {
+    let total = kernel.memory.limit();
+    let mut worst: Option<(i64, Arc<ThreadGroup>)> = None;
+    for group in kernel.tasks.groups() {
+        let Some(mm) = group.threads().iter().find_map(|task| task.mm()) else { continue };
+        if group.exiting().is_some() {
+            return Some(group);
+        }
+        let adjust = group.oom_score_adj.load(Ordering::Relaxed);
+        let Some(points) = badness(mm.memory_use().rss(), adjust, total) else { continue };
+        if worst.as_ref().is_none_or(|(most, _)| points > *most) {
+            worst = Some((points, group));
+        }
+    }
+    worst.map(|(_, group)| group)
+}
+
+/// There is no memory for what `cur` wants. Kills a process, and waits for its end if it is another
+/// one. Afterwards it is worth trying again, unless the caller is to die itself.
+pub(super) fn out_of_memory(cur: &Current) {
+    let kernel = &cur.kernel;
+    let victim = choose(kernel).unwrap_or_else(|| cur.group.clone());
+    if victim.exiting().is_none() && !victim.oom_killed.swap(true, Ordering::Relaxed) {
+        kernel.limits.note_oom_kill();
+        static KILLED: Rarely = Rarely::new();
+        if let Some(count) = KILLED.due() {
+            tracing::warn!(
+                pid = victim.tgid,
+                asked_by = cur.tid(),
+                limit = kernel.memory.limit(),
+                count,
+                "out of memory: killed a process"
+            );
+        }
+        victim.begin_exit(libc::SIGKILL as u32);
+    }
+    if Arc::ptr_eq(&victim, &cur.group) {
+        return;
+    }
+    let deadline = monotonic_ns().saturating_add(PATIENCE);
+    let _registration = victim.exit_wait.register(Events::IN, cur.sleeper.clone());
+    // `block` says why it came back: interrupted, or too late.
+    while victim.threads().iter().any(|task| task.mm().is_some()) {
+        if cur.block(Some(deadline)).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_shift_the_choice() {
+        assert_eq!(badness(5000, 0, 1 << 20), Some(5000));
+        assert_eq!(badness(5000, NEVER, 1 << 20), None);
+        assert!(badness(0, 1000, 1 << 30) > badness(1 << 29, 0, 1 << 30));
+        assert!(badness(1 << 29, -999, 1 << 30) < Some(0));
+        assert_eq!(badness(u64::MAX, 1000, u64::MAX), Some(i64::MAX));
+    }
+}

@@ -1,0 +1,54 @@
+//! Which layers are in force around a process: read back from the host, not from what was asked
+//! for.
+
+use lockdown::Child;
+
+use crate::report::Layers;
+
+/// What `/proc/PID/status` says about a process of the sandbox; `None` if it is gone.
+pub(super) fn read(child: &Child) -> Option<Layers> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.pid())).ok()?;
+    Some(Layers { process: child.name().to_owned(), in_force: in_force(&status) })
+}
+
+fn in_force(status: &str) -> Vec<String> {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).unwrap_or_default()
+    };
+    let empty = |set: &str| u64::from_str_radix(field(set), 16) == Ok(0);
+    let mut found = Vec::new();
+    let mut note = |holds: bool, name: &str| {
+        if holds {
+            found.push(name.to_owned());
+        }
+    };
+    // One number for each pid namespace that the process is in, seen from here.
+    note(field("NSpid").split_whitespace().count() > 1, "pid-namespace");
+    let mut uids = field("Uid").split_whitespace().peekable();
+    note(uids.peek().is_some() && uids.all(|uid| uid != "0"), "not-root");
+    note(status.contains("Groups:") && field("Groups").is_empty(), "no-groups");
+    note(["CapPrm", "CapEff", "CapInh", "CapAmb"].into_iter().all(empty), "no-capabilities");
+    note(empty("CapBnd"), "no-bounding-set");
+    note(field("NoNewPrivs") == "1", "no-new-privileges");
+    note(field("Seccomp") == "2", "seccomp");
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_hold_is_not_listed() {
+        let locked = "Uid:\t65534\t65534\t65534\t65534\nGroups:\t \nNSpid:\t812\t1\n\
+                      CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\n\
+                      CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n\
+                      CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        assert_eq!(in_force(locked).len(), 7);
+        let open = "Uid:\t0\t0\t0\t0\nGroups:\t0 1\nNSpid:\t812\nCapInh:\t0\nCapPrm:\t1\n\
+                    CapEff:\t1\nCapBnd:\t1\nCapAmb:\t0\nNoNewPrivs:\t0\nSeccomp:\t0\n";
+        assert!(in_force(open).is_empty());
+        assert!(in_force("").is_empty());
+    }
+}
