@@ -408,7 +408,7 @@ mod tests {
             ("memory = '1G'\nmemroy = '2G'\n", "line 2", "memroy"),
             ("memory = '1X'\n", "memory", "1X"),
             ("pids = []\n", "line 1", "string or a number"),
-            ("pids = 1\npids = 2\n", "line 2", "pids"),
+            ("pids = 1\npids = 2\n", "line 2", "duplicate"),
             ("[limits]\npids = 1\n", "line 1", "limits"),
             ("policy = 'other.toml'\n", "line 1", "policy"),
             ("user = 'root'\n", "user", "root"),
@@ -423,10 +423,10 @@ mod tests {
     #[test]
     fn flags_go_over_the_policy_and_lists_add_up() {
         let flags =
-            Settings { memory: text("1M"), ro: vec![Text("/flag".into())], ..Settings::default() };
-        let file = policy("memory = '2M'\npids = 5\nro = ['/file']").unwrap();
+            Settings { memory: text("16M"), ro: vec![Text("/flag".into())], ..Settings::default() };
+        let file = policy("memory = '32M'\npids = 5\nro = ['/file']").unwrap();
         let all = flags.over(file);
-        assert_eq!(all.memory, text("1M"));
+        assert_eq!(all.memory, text("16M"));
         assert_eq!(all.pids, text("5"));
         assert_eq!(all.ro, [Text("/file".into()), Text("/flag".into())]);
     }
