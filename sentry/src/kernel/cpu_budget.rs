@@ -158,7 +158,7 @@ impl Expire for CpuBudget {
         let throttle = verdict == Verdict::Throttle;
         let before = self.throttled.swap(throttle, Ordering::SeqCst);
         match (before, throttle) {
-            (false, true) => kernel.tasks.all().iter().for_each(|task| task.leave_guest()),
+            (false, true) => kernel.tasks.all().iter().for_each(|task| task.kick()),
             (true, false) => self.waiting.wake(Events::IN),
             _ => {}
         }

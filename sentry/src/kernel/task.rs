@@ -291,11 +291,11 @@ impl Task {
     pub fn interrupt(&self) {
         self.attention.store(true, Ordering::SeqCst);
         self.sleeper.unpark();
-        self.leave_guest();
+        self.kick();
     }
 
     /// Takes the task out of guest code, if it runs any. Never blocks.
-    pub(super) fn leave_guest(&self) {
+    pub(super) fn kick(&self) {
         if self.in_guest.load(Ordering::SeqCst)
             && let Some(kicker) = &*self.kicker.lock()
         {
