@@ -53,6 +53,7 @@ groups!(
     tty,
     creds,
     seccomp,
+    seccomp_notify,
     system,
 );
 
