@@ -3,16 +3,23 @@
 //! `attack-guest CLASS [ATTACK]` is to be the sandbox's first process, as root inside. It starts a
 //! *victim* of one user, then attackers of another; it exits with success if every attack ended as
 //! it must and nobody else was touched. `attack-guest list` prints the classes.
+//!
+//! Two kinds of classes: those that attack the stub they run in, and those that go through system
+//! calls (`tests/tests/attacks.rs` has prepared things on the host for some of these).
 
 mod asm;
+mod bombs;
 mod calls;
 mod catch;
 mod cpu;
+mod devices;
 mod doorbell;
+mod escape;
 mod evade;
 mod exhaust;
 mod health;
 mod jump;
+mod objects;
 mod patch;
 mod probe;
 mod remap;
@@ -24,17 +31,27 @@ mod victim;
 
 use std::process::ExitCode;
 
-const CLASSES: &[(&str, &[supervisor::Attack])] = &[
-    ("calls", calls::ATTACKS),
-    ("cpu", cpu::ATTACKS),
-    ("doorbell", doorbell::ATTACKS),
-    ("evade", evade::ATTACKS),
-    ("exhaust", exhaust::ATTACKS),
-    ("jump", jump::ATTACKS),
-    ("patch", patch::ATTACKS),
-    ("remap", remap::ATTACKS),
-    ("scan", scan::ATTACKS),
-    ("scribble", scribble::ATTACKS),
+use supervisor::USER;
+
+/// A class: its name, the user that its attackers are, and they.
+type Class = (&'static str, u32, &'static [supervisor::Attack]);
+
+const CLASSES: &[Class] = &[
+    ("calls", USER, calls::ATTACKS),
+    ("cpu", USER, cpu::ATTACKS),
+    ("doorbell", USER, doorbell::ATTACKS),
+    ("evade", USER, evade::ATTACKS),
+    ("exhaust", USER, exhaust::ATTACKS),
+    ("jump", USER, jump::ATTACKS),
+    ("patch", USER, patch::ATTACKS),
+    ("remap", USER, remap::ATTACKS),
+    ("scan", USER, scan::ATTACKS),
+    ("scribble", USER, scribble::ATTACKS),
+    ("bombs", USER, bombs::ATTACKS),
+    ("objects", USER, objects::ATTACKS),
+    ("escape", 0, escape::ATTACKS),
+    ("escape_unprivileged", USER, escape::ATTACKS),
+    ("devices", 0, devices::ATTACKS),
 ];
 
 fn main() -> ExitCode {
@@ -42,7 +59,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let (class, only) = match words.as_slice() {
         ["list"] => {
-            for (name, _) in CLASSES {
+            for (name, ..) in CLASSES {
                 println!("{name}");
             }
             return ExitCode::SUCCESS;
@@ -51,11 +68,11 @@ fn main() -> ExitCode {
         [class, only] => (*class, Some(*only)),
         _ => ("", None),
     };
-    let Some((_, attacks)) = CLASSES.iter().find(|(name, _)| *name == class) else {
+    let Some((_, user, attacks)) = CLASSES.iter().find(|(name, ..)| *name == class) else {
         eprintln!("usage: attack-guest list | CLASS [ATTACK]");
         return ExitCode::from(2);
     };
-    match supervisor::run(class, attacks, only) {
+    match supervisor::run(class, *user, attacks, only) {
         Ok(()) => {
             println!("{class}: everything else is intact");
             ExitCode::SUCCESS

@@ -11,7 +11,7 @@ use super::probe;
 use super::share::{self, PATIENCE, Share, doze, now};
 use super::victim::Victim;
 
-/// The attackers' user.
+/// The user of attackers that have no privileges inside.
 pub const USER: u32 = 1001;
 /// How long a sweep tries every item, in milliseconds. Then it tries a spread of them.
 const SWEEP: u64 = 10_000;
@@ -57,13 +57,15 @@ impl Attack {
 
 struct Supervisor {
     share: &'static Share,
+    /// Who the attackers are.
+    user: u32,
     victim: Victim,
     /// Something of our own that must not change.
     keepsake: Vec<u64>,
 }
 
-/// Runs a class; returns why it failed.
-pub fn run(class: &str, attacks: &[Attack], only: Option<&str>) -> Result<(), String> {
+/// Runs a class by attackers of this user; returns why it failed.
+pub fn run(class: &str, user: u32, attacks: &[Attack], only: Option<&str>) -> Result<(), String> {
     let share = Share::new();
     let victim = Victim::start(share);
     share.cells[0].store(victim.pid as u64, Ordering::Relaxed);
@@ -75,7 +77,8 @@ pub fn run(class: &str, attacks: &[Attack], only: Option<&str>) -> Result<(), St
         pages.len(),
         probe::writable_pages().len()
     );
-    let supervisor = Supervisor { share, victim, keepsake: (0..4096).map(|i| i * i).collect() };
+    let keepsake = (0..4096).map(|i| i * i).collect();
+    let supervisor = Supervisor { share, user, victim, keepsake };
     for attack in attacks.iter().filter(|a| only.is_none_or(|name| name == a.name)) {
         let start = now();
         let summary = supervisor.attack(attack).map_err(|e| format!("{}: {e}", attack.name))?;
@@ -116,7 +119,7 @@ impl Supervisor {
         if pid == 0 {
             // SAFETY: a plain call.
             unsafe { libc::setsid() };
-            share::become_user(USER);
+            share::become_user(self.user);
             let attacker = Attacker { share: self.share, catcher: Catcher::install() };
             probe::find_pages(false);
             for item in from..to {
@@ -207,8 +210,11 @@ impl Supervisor {
         unsafe {
             let child = libc::fork();
             if child == 0 {
-                share::become_user(USER);
-                libc::kill(-1, libc::SIGKILL);
+                // Those of root are killed one by one below: this would reach the victim.
+                if self.user != 0 {
+                    share::become_user(self.user);
+                    libc::kill(-1, libc::SIGKILL);
+                }
                 libc::_exit(0);
             }
             if child < 0 || wait(child, PATIENCE) != Some(0) {
@@ -224,6 +230,10 @@ impl Supervisor {
                 break;
             }
             for &pid in &others {
+                if self.user == 0 {
+                    // SAFETY: neither ourselves nor the victim.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                }
                 wait(pid, 0);
             }
             if now() - start > PATIENCE {

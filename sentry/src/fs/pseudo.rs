@@ -261,7 +261,8 @@ impl FileOps for OpenFile {
         let task = self.opener.upgrade().ok_or(Errno::ESRCH)?;
         let mut data = vec![0; src.remaining().min(PATH_MAX)];
         let got = src.read(&mut data)?;
-        self.content.write(&task, &data[..got])?;
+        // What was taken but is refused was not written: the caller would count it.
+        self.content.write(&task, &data[..got]).inspect_err(|_| src.unread(got))?;
         Ok(got)
     }
 

@@ -106,6 +106,7 @@ impl FileOps for OpenMem {
             let got = mm.write_remote(offset.wrapping_add(done as u64), &buf[..read], true);
             done += got;
             if got < read || read < want {
+                src.unread(read - got.min(read));
                 break;
             }
         }

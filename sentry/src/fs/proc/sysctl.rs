@@ -5,6 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 
 use super::system::{RELEASE, VERSION};
+use crate::fs::epoll::MAX_USER_WATCHES;
 use crate::fs::pseudo::{Content, Node, PseudoFs, StaticDir, StaticText};
 use crate::kernel::seccomp::Action;
 use crate::kernel::task_table::PID_MAX;
@@ -63,7 +64,7 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("protected_hardlinks", "0".into()),
         ("protected_symlinks", "0".into()),
     ]);
-    let epoll = fixed(&[("max_user_watches", "1000000".into())]);
+    let epoll = fixed(&[("max_user_watches", MAX_USER_WATCHES.to_string())]);
     let core = fixed(&[
         ("somaxconn", "4096".into()),
         ("rmem_default", "212992".into()),
