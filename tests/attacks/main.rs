@@ -31,27 +31,37 @@ mod victim;
 
 use std::process::ExitCode;
 
+use Target::{Kernel, Stub};
 use supervisor::USER;
 
-/// A class: its name, the user that its attackers are, and they.
-type Class = (&'static str, u32, &'static [supervisor::Attack]);
+/// What attacks are aimed at: the stub, whose pages have to be found first, or the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Machine code and memory of the stub.
+    Stub,
+    /// What lies behind system calls.
+    Kernel,
+}
+
+/// A class: its name, its target, the user that its attackers are, and they.
+type Class = (&'static str, Target, u32, &'static [supervisor::Attack]);
 
 const CLASSES: &[Class] = &[
-    ("calls", USER, calls::ATTACKS),
-    ("cpu", USER, cpu::ATTACKS),
-    ("doorbell", USER, doorbell::ATTACKS),
-    ("evade", USER, evade::ATTACKS),
-    ("exhaust", USER, exhaust::ATTACKS),
-    ("jump", USER, jump::ATTACKS),
-    ("patch", USER, patch::ATTACKS),
-    ("remap", USER, remap::ATTACKS),
-    ("scan", USER, scan::ATTACKS),
-    ("scribble", USER, scribble::ATTACKS),
-    ("bombs", USER, bombs::ATTACKS),
-    ("objects", USER, objects::ATTACKS),
-    ("escape", 0, escape::ATTACKS),
-    ("escape_unprivileged", USER, escape::ATTACKS),
-    ("devices", 0, devices::ATTACKS),
+    ("calls", Stub, USER, calls::ATTACKS),
+    ("cpu", Stub, USER, cpu::ATTACKS),
+    ("doorbell", Stub, USER, doorbell::ATTACKS),
+    ("evade", Stub, USER, evade::ATTACKS),
+    ("exhaust", Stub, USER, exhaust::ATTACKS),
+    ("jump", Stub, USER, jump::ATTACKS),
+    ("patch", Stub, USER, patch::ATTACKS),
+    ("remap", Stub, USER, remap::ATTACKS),
+    ("scan", Stub, USER, scan::ATTACKS),
+    ("scribble", Stub, USER, scribble::ATTACKS),
+    ("bombs", Kernel, USER, bombs::ATTACKS),
+    ("objects", Kernel, USER, objects::ATTACKS),
+    ("escape", Kernel, 0, escape::ATTACKS),
+    ("escape_unprivileged", Kernel, USER, escape::ATTACKS),
+    ("devices", Kernel, 0, devices::ATTACKS),
 ];
 
 fn main() -> ExitCode {
@@ -68,11 +78,11 @@ fn main() -> ExitCode {
         [class, only] => (*class, Some(*only)),
         _ => ("", None),
     };
-    let Some((_, user, attacks)) = CLASSES.iter().find(|(name, ..)| *name == class) else {
+    let Some((_, target, user, attacks)) = CLASSES.iter().find(|(name, ..)| *name == class) else {
         eprintln!("usage: attack-guest list | CLASS [ATTACK]");
         return ExitCode::from(2);
     };
-    match supervisor::run(class, *user, attacks, only) {
+    match supervisor::run(class, *target, *user, attacks, only) {
         Ok(()) => {
             println!("{class}: everything else is intact");
             ExitCode::SUCCESS

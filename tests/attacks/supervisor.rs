@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use super::Target;
 use super::catch::Catcher;
 use super::probe;
 use super::share::{self, PATIENCE, Share, doze, now};
@@ -57,6 +58,7 @@ impl Attack {
 
 struct Supervisor {
     share: &'static Share,
+    target: Target,
     /// Who the attackers are.
     user: u32,
     victim: Victim,
@@ -65,20 +67,25 @@ struct Supervisor {
 }
 
 /// Runs a class by attackers of this user; returns why it failed.
-pub fn run(class: &str, user: u32, attacks: &[Attack], only: Option<&str>) -> Result<(), String> {
+pub(super) fn run(
+    class: &str,
+    target: Target,
+    user: u32,
+    attacks: &[Attack],
+    only: Option<&str>,
+) -> Result<(), String> {
     let share = Share::new();
     let victim = Victim::start(share);
     share.cells[0].store(victim.pid as u64, Ordering::Relaxed);
     Catcher::install();
-    let pages = probe::find_pages(true);
-    println!("{class}: stub pages {:x?}", pages.iter().take(12).collect::<Vec<_>>());
-    println!(
-        "{class}: {} stub pages, {} of them writable",
-        pages.len(),
-        probe::writable_pages().len()
-    );
+    if target == Target::Stub {
+        let pages = probe::find_pages(true);
+        println!("{class}: stub pages {:x?}", pages.iter().take(12).collect::<Vec<_>>());
+        let writable = probe::writable_pages().len();
+        println!("{class}: {} stub pages, {writable} of them writable", pages.len());
+    }
     let keepsake = (0..4096).map(|i| i * i).collect();
-    let supervisor = Supervisor { share, user, victim, keepsake };
+    let supervisor = Supervisor { share, target, user, victim, keepsake };
     for attack in attacks.iter().filter(|a| only.is_none_or(|name| name == a.name)) {
         let start = now();
         let summary = supervisor.attack(attack).map_err(|e| format!("{}: {e}", attack.name))?;
@@ -121,7 +128,9 @@ impl Supervisor {
             unsafe { libc::setsid() };
             share::become_user(self.user);
             let attacker = Attacker { share: self.share, catcher: Catcher::install() };
-            probe::find_pages(false);
+            if self.target == Target::Stub {
+                probe::find_pages(false);
+            }
             for item in from..to {
                 if !attack.fresh && now() - start > SWEEP && !item.is_multiple_of(37) {
                     continue;

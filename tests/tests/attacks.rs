@@ -50,7 +50,7 @@ impl Witness {
         let path = work.join("host-socket");
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("modes");
         let before = listing(&work);
-        Witness { secret, work, before, abstract_name: name, sockets: sockets }
+        Witness { secret, work, before, abstract_name: name, sockets }
     }
 
     /// What the guest is told about the host, to try it.
