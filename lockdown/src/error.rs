@@ -6,6 +6,7 @@ use std::{fmt, io};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Layer {
+    Cgroup,
     Namespaces,
     IdMaps,
     Descriptors,
@@ -21,6 +22,7 @@ pub enum Layer {
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Layer::Cgroup => "cgroup",
             Layer::Namespaces => "namespaces",
             Layer::IdMaps => "id maps",
             Layer::Descriptors => "file descriptors",

@@ -8,6 +8,7 @@
 //! The launcher must be single-threaded when it calls [`spawn`]: the child is a fork of it.
 
 mod capabilities;
+pub mod cgroup;
 mod descriptors;
 mod error;
 mod features;
