@@ -28,5 +28,26 @@ pub(crate) fn keep_only(keep: &[RawFd]) -> Result<(), Error> {
         sys::check(unsafe { libc::dup2(fd, place as RawFd) }.into())
             .context(Layer::Descriptors, format!("placing descriptor {place}"))?;
     }
-    sys::close_from(count as u32).context(Layer::Descriptors, "close_range")
+    sys::close_from(count as u32).context(Layer::Descriptors, "close_range")?;
+    check(keep.len())
+}
+
+/// Lists what is open, whatever was done above: the first `count`, and the list itself.
+fn check(count: usize) -> Result<(), Error> {
+    let list = || -> io::Result<Vec<usize>> {
+        let entries = std::fs::read_dir("/proc/self/fd")?;
+        entries
+            .map(|entry| Ok(entry?.file_name().to_str().and_then(|s| s.parse().ok())))
+            .map(|number| {
+                number.and_then(|number| number.ok_or_else(|| io::Error::other("no number")))
+            })
+            .collect()
+    };
+    let mut open = list().context(Layer::Descriptors, "listing /proc/self/fd")?;
+    open.sort_unstable();
+    if open.into_iter().eq(0..=count) {
+        return Ok(());
+    }
+    let odd = io::Error::other("others are open than those that were named");
+    Err(Error::new(Layer::Descriptors, "checking /proc/self/fd", odd))
 }

@@ -1,8 +1,10 @@
 //! The description of what one process may do, and its application from inside.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use crate::capabilities::Capabilities;
+use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::namespaces::Namespaces;
@@ -17,6 +19,10 @@ use crate::{landlock, mounts, process};
 pub struct Jail {
     /// For error messages: `"sentry"`, `"gofer"`.
     pub name: &'static str,
+    /// The group whose limits hold for it and all that it makes, from before its first step on.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// How much rather the host's OOM killer takes it than the launcher, from 0 to 1000.
+    pub oom_score: i32,
     /// Namespaces of its own.
     pub namespaces: Namespaces,
     /// Id maps, user, groups.
@@ -48,6 +54,8 @@ impl Jail {
     /// in its namespaces, with its id maps written and foreign descriptors closed.
     pub(crate) fn enter(&self, launcher: BorrowedFd<'_>) -> Result<(), Error> {
         process::detach()?;
+        process::detach_keyring();
+        process::raise_oom_score(self.oom_score)?;
         self.identity.assume()?;
         match &self.root {
             Root::Empty => mounts::enter_empty_root()?,

@@ -32,6 +32,6 @@ pub use jail::{FileAccess, Jail, Sealer};
 pub use namespaces::Namespaces;
 pub use process::wipe_environment;
 pub use rlimits::Rlimit;
-pub use seccomp::{AllowList, Argument, Condition};
+pub use seccomp::{AllowList, Argument, Condition, Verdict, interpret};
 pub use spawn::{Child, Exit, spawn};
 pub use view::{Bind, Root, View};

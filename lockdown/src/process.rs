@@ -1,8 +1,8 @@
 //! Attributes of the process itself: session, signals, death with the launcher, `no_new_privs`,
 //! dumpability.
 
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{fs, io};
 
 use crate::error::{Context, Error, Layer};
 use crate::sys::{check, prctl};
@@ -28,6 +28,28 @@ pub(crate) fn detach() -> Result<(), Error> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
     };
     check(result.into()).context(Layer::Process, "sigprocmask").map(drop)
+}
+
+/// A session keyring of its own, and an empty one: the caller's keys (of file systems, Kerberos, ...)
+/// are not inherited. A host without keyrings, or that refuses or has no room for another, is none to
+/// fail on: the filter allows no call that uses a key.
+pub(crate) fn detach_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: u64 = 1;
+    let anonymous = std::ptr::null::<u8>();
+    // SAFETY: no name is given.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
+}
+
+/// Makes the host's OOM killer prefer this process, and what it makes, to others like it. Needs
+/// `/proc`.
+pub(crate) fn raise_oom_score(by: i32) -> Result<(), Error> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const MAX: i32 = 1000;
+    let change = || -> io::Result<()> {
+        let now: i32 = fs::read_to_string(FILE)?.trim().parse().map_err(io::Error::other)?;
+        fs::write(FILE, now.saturating_add(by).min(MAX).to_string())
+    };
+    change().context(Layer::Process, FILE)
 }
 
 /// Dies with SIGKILL when the launcher does. `alive` is a socket or pipe whose other end only the
@@ -77,5 +99,31 @@ pub fn wipe_environment() {
             *entry = std::ptr::null_mut();
             entry = entry.add(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_keyring_of_its_own() {
+        const KEYCTL_GET_KEYRING_ID: u64 = 0;
+        const SESSION: i64 = -3;
+        // SAFETY: plain numbers.
+        let id = || unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, SESSION, 0) };
+        // Credentials are a thread's own.
+        let (before, after) = std::thread::spawn(move || {
+            let before = id();
+            detach_keyring();
+            (before, id())
+        })
+        .join()
+        .unwrap();
+        if after == -1 {
+            eprintln!("the host has no keyrings, or none for this user");
+            return;
+        }
+        assert_ne!(before, after);
     }
 }

@@ -14,6 +14,10 @@ pub enum Rlimit {
     Files(u64),
     /// No locked memory.
     NoLockedMemory,
+    /// No POSIX message queues.
+    NoQueues,
+    /// No real-time priority.
+    NoRealTime,
 }
 
 impl Rlimit {
@@ -23,6 +27,8 @@ impl Rlimit {
             Rlimit::MostFiles => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE", None),
             Rlimit::Files(count) => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE", Some(count)),
             Rlimit::NoLockedMemory => (libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK", Some(0)),
+            Rlimit::NoQueues => (libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE", Some(0)),
+            Rlimit::NoRealTime => (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO", Some(0)),
         };
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is valid for writes.

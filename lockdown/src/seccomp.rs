@@ -6,10 +6,10 @@ use std::io;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
-use crate::error::{Error, Layer};
+use crate::error::{Context, Error, Layer};
 
 /// What an argument must be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,40 @@ impl AllowList {
         self.calls.keys().copied()
     }
 
+    /// What the list says about an x86-64 call, straight from its description.
+    pub fn verdict(&self, call: i64, arguments: [u64; 6]) -> Verdict {
+        if self.absent.contains(&call) {
+            return Verdict::Absent;
+        }
+        let met = |condition: &Condition| condition.holds(arguments);
+        match self.calls.get(&call) {
+            None => Verdict::Kill,
+            Some(alternatives) if alternatives.is_empty() => Verdict::Allow,
+            Some(alternatives) if alternatives.iter().any(|all| all.iter().all(met)) => {
+                Verdict::Allow
+            }
+            Some(_) => Verdict::Kill,
+        }
+    }
+
+    /// The filters that are installed, the first one first. The host takes the strictest answer.
+    ///
+    /// # Errors
+    /// When the list is too long for a filter.
+    pub fn programs(&self) -> io::Result<Vec<BpfProgram>> {
+        self.programs_or(SeccompAction::KillProcess)
+    }
+
+    fn programs_or(&self, otherwise: SeccompAction) -> io::Result<Vec<BpfProgram>> {
+        let mut programs = Vec::new();
+        if !self.absent.is_empty() {
+            programs.push(self.compile_absent().map_err(io::Error::other)?);
+        }
+        // The allow-list goes last: it does not allow to install another.
+        programs.push(self.compile(otherwise).map_err(io::Error::other)?);
+        Ok(programs)
+    }
+
     /// How many different calls are allowed.
     pub fn len(&self) -> usize {
         self.calls.len()
@@ -115,24 +149,40 @@ impl AllowList {
     /// Installs the list on the calling thread, and with it on all threads and processes that it
     /// makes. The process must be single-threaded and have `no_new_privs`.
     pub(crate) fn install(&self, otherwise: SeccompAction) -> Result<(), Error> {
-        let failed = |what: &str, error: io::Error| Error::new(Layer::Seccomp, what, error);
-        let program = self
-            .compile(otherwise)
-            .map_err(|error| failed("compiling the allow-list", io::Error::other(error)))?;
-        let absent = self
-            .compile_absent()
-            .map_err(|error| failed("compiling the absent calls", io::Error::other(error)))?;
-        // The allow-list goes last: it does not allow to install another.
-        if !self.absent.is_empty() {
-            seccompiler::apply_filter(&absent)
-                .map_err(|error| failed("installing the absent calls", io::Error::other(error)))?;
+        let programs =
+            self.programs_or(otherwise).context(Layer::Seccomp, "compiling the lists")?;
+        for program in &programs {
+            seccompiler::apply_filter(program)
+                .map_err(io::Error::other)
+                .context(Layer::Seccomp, "installing a filter")?;
         }
-        seccompiler::apply_filter(&program)
-            .map_err(|error| failed("installing the allow-list", io::Error::other(error)))
+        Ok(())
     }
 }
 
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Allow,
+    /// It is ENOSYS.
+    Absent,
+    /// The process ends.
+    Kill,
+}
+
 impl Condition {
+    fn holds(self, arguments: [u64; 6]) -> bool {
+        let Condition(index, argument) = self;
+        let Some(&value) = arguments.get(usize::from(index)) else { return false };
+        match argument {
+            Argument::Is(expected) => value == expected,
+            Argument::IsInt(expected) => value as u32 == expected,
+            Argument::Within(mask) => value & !mask == 0,
+            Argument::HasBits(mask) => value & mask == mask,
+        }
+    }
+
     fn compile(self) -> Result<SeccompCondition, seccompiler::BackendError> {
         let Condition(index, argument) = self;
         let (length, operator, value) = match argument {
@@ -147,40 +197,44 @@ impl Condition {
     }
 }
 
+/// Runs a filter on a call as the kernel would, a step at a time. For tests of filters.
+///
+/// # Panics
+/// On instructions that no filter of this crate has.
+pub fn interpret(program: &[sock_filter], arch: u32, call: u32, arguments: [u64; 6]) -> u32 {
+    // struct seccomp_data: number, architecture, instruction pointer, arguments.
+    let mut data = [call.to_le_bytes(), arch.to_le_bytes()].concat();
+    data.extend([0; 8]);
+    data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
+    let load = |offset: u32| {
+        let at = offset as usize;
+        data[at..at + 4].iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte))
+    };
+    let (mut at, mut accumulator) = (0usize, 0u32);
+    loop {
+        let step = &program[at];
+        at += 1;
+        let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+        match step.code {
+            0x20 => accumulator = load(step.k),
+            0x54 => accumulator &= step.k,
+            0x05 => at += step.k as usize,
+            0x15 => at += jump(accumulator == step.k),
+            0x25 => at += jump(accumulator > step.k),
+            0x35 => at += jump(accumulator >= step.k),
+            0x06 => return step.k,
+            code => panic!("unexpected instruction {code:#x}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The bits of classic BPF that seccompiler emits, run on one call.
     fn verdict(list: &AllowList, arch: u32, call: i64, arguments: [u64; 6]) -> u32 {
         let program = list.compile(SeccompAction::KillProcess).unwrap();
-        let mut data = Vec::new();
-        data.extend((call as u32).to_le_bytes());
-        data.extend(arch.to_le_bytes());
-        data.extend(0u64.to_le_bytes());
-        for argument in arguments {
-            data.extend(argument.to_le_bytes());
-        }
-        let load = |offset: u32| {
-            let at = offset as usize;
-            u32::from_le_bytes(data[at..at + 4].try_into().unwrap())
-        };
-        let (mut at, mut accumulator) = (0usize, 0u32);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-            match step.code {
-                0x20 => accumulator = load(step.k),
-                0x54 => accumulator &= step.k,
-                0x05 => at += step.k as usize,
-                0x15 => at += jump(accumulator == step.k),
-                0x25 => at += jump(accumulator > step.k),
-                0x35 => at += jump(accumulator >= step.k),
-                0x06 => return step.k,
-                code => panic!("unexpected instruction {code:#x}"),
-            }
-        }
+        interpret(&program, arch, call as u32, arguments)
     }
 
     const X86_64: u32 = 0xc000_003e;

@@ -17,7 +17,7 @@ const MAX_REPORT: usize = 2048;
 /// Forks a process into `jail`. There it has copies of `keep` as its descriptors 0, 1, 2, ... and
 /// no others, and runs `body`, whose result is its exit code.
 ///
-/// Returns as soon as the process exists and has its id maps; it applies the other layers on its
+/// Returns as soon as the process exists, is in its cgroup and has its id maps; it applies the other layers on its
 /// own. If it fails to, it ends, and [`Child::failure`] says why.
 ///
 /// # Errors
@@ -47,7 +47,8 @@ pub unsafe fn spawn(
         }
         Cloned::Parent { pid, pidfd } => {
             let child = Child { name: jail.name, pid, pidfd, report: ours };
-            let go = jail.identity.write_maps(pid).and_then(|()| {
+            let placed = jail.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.enter(pid));
+            let go = placed.and_then(|()| jail.identity.write_maps(pid)).and_then(|()| {
                 send(child.report.as_fd(), b"go").context(Layer::Process, "starting the process")
             });
             match go {

@@ -1,5 +1,8 @@
 //! What each process of a sandbox may do on the host, on one page.
 
+use std::sync::Arc;
+
+use lockdown::cgroup::Cgroup;
 use lockdown::{
     AllowList, Argument, Capabilities, Condition, FileAccess, IdMap, Identity, Jail, Namespaces,
     Rlimit, Root,
@@ -72,14 +75,26 @@ impl Caller {
     }
 }
 
+/// Both keep as many descriptors as there are.
+const RLIMITS: [Rlimit; 5] = [
+    Rlimit::NoCore,
+    Rlimit::NoLockedMemory,
+    Rlimit::NoQueues,
+    Rlimit::NoRealTime,
+    Rlimit::MostFiles,
+];
+
 /// The Sentry: no files, no network, no capabilities, nobody's user.
-pub(super) fn sentry(caller: &Caller) -> Jail {
+pub(super) fn sentry(caller: &Caller, cgroup: &Option<Arc<Cgroup>>) -> Jail {
     Jail {
         name: "sentry",
+        cgroup: cgroup.clone(),
+        // Guests first: the stubs have it, too. Then what they need.
+        oom_score: 500,
         namespaces: Namespaces::all(),
         identity: caller.nobody(),
         root: Root::Empty,
-        rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
+        rlimits: RLIMITS.to_vec(),
         capabilities: Capabilities::NONE,
         files: FileAccess::None,
     }
@@ -87,7 +102,7 @@ pub(super) fn sentry(caller: &Caller) -> Jail {
 
 /// The gofer: the exported trees, no network, and of the caller's power over files what the
 /// exports need.
-pub(super) fn gofer(caller: &Caller, files: &Files) -> Jail {
+pub(super) fn gofer(caller: &Caller, files: &Files, cgroup: &Option<Arc<Cgroup>>) -> Jail {
     let capabilities = match (caller.privileged, files.writable()) {
         // Whoever owns what it maps may do with its files what the caller may.
         (false, _) => Capabilities::NONE,
@@ -100,10 +115,12 @@ pub(super) fn gofer(caller: &Caller, files: &Files) -> Jail {
     };
     Jail {
         name: "gofer",
+        cgroup: cgroup.clone(),
+        oom_score: 250,
         namespaces: Namespaces::all(),
         identity: caller.all_ids(),
         root: Root::Files(files.view.clone()),
-        rlimits: vec![Rlimit::NoCore, Rlimit::MostFiles],
+        rlimits: RLIMITS.to_vec(),
         capabilities,
         files: if files.writable() { FileAccess::Write } else { FileAccess::Read },
     }
@@ -231,5 +248,138 @@ impl Allowed {
             all.push(list(format!("stub/{}", needs.name), &AllowList::of(needs.stub)));
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockdown::{Verdict, interpret};
+    use proptest::prelude::*;
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const ALLOW: u32 = 0x7fff_0000;
+    const KILL_PROCESS: u32 = 0x8000_0000;
+    const ABSENT: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+    /// More calls than any kernel has, and both ends of what x32 uses.
+    const NUMBERS: std::ops::Range<i64> = 0..1100;
+
+    fn lists() -> Vec<AllowList> {
+        let sentries =
+            platform::NEEDS.map(|needs| sentry_calls(&sentry::boot::host_calls(needs.sentry)));
+        [vec![gofer_calls()], sentries.to_vec()].concat()
+    }
+
+    /// The strictest answer of a list's filters.
+    fn answer(list: &AllowList, arch: u32, call: u32, arguments: [u64; 6]) -> u32 {
+        let programs = list.programs().unwrap();
+        let answers = programs.iter().map(|one| interpret(one, arch, call, arguments));
+        // Kill is negative; of the others the smaller one is the stricter one.
+        answers.min_by_key(|&answer| answer as i32).unwrap()
+    }
+
+    /// Values that arguments are compared with, their neighbours, and any.
+    fn argument() -> impl Strategy<Value = u64> {
+        let known = [
+            0,
+            1,
+            3,
+            7,
+            THREAD,
+            THREAD | THREAD_SETUP,
+            THREAD | libc::CLONE_NEWUSER as u64,
+            libc::SIGCHLD as u64,
+            libc::TIOCSTI,
+            libc::FIONREAD,
+            0x4206,
+            0x420e,
+            0x1000,
+            libc::F_DUPFD_CLOEXEC as u64,
+            libc::F_GETFL as u64,
+            (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u64,
+        ];
+        (prop::sample::select(known.to_vec()), any::<u64>(), 0u8..6).prop_map(
+            |(known, any, how)| match how {
+                0 => any,
+                1 => known | any << 32,
+                2 => known ^ 1 << (any % 64),
+                _ => known,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn filters_do_what_the_lists_say(arguments in prop::array::uniform6(argument())) {
+            for list in lists() {
+                for call in NUMBERS {
+                    let expected = match list.verdict(call, arguments) {
+                        Verdict::Allow => ALLOW,
+                        Verdict::Absent => ABSENT,
+                        Verdict::Kill => KILL_PROCESS,
+                    };
+                    prop_assert_eq!(answer(&list, X86_64, call as u32, arguments), expected);
+                }
+            }
+        }
+
+        #[test]
+        fn other_ways_into_the_kernel_are_closed(
+            arguments in prop::array::uniform6(argument()), number: u32,
+        ) {
+            for list in lists() {
+                for call in NUMBERS.map(|call| call as u32).chain([number]) {
+                    let x32 = call | 0x4000_0000;
+                    prop_assert_eq!(answer(&list, X86_64, x32, arguments), KILL_PROCESS);
+                    prop_assert_eq!(answer(&list, I386, call, arguments), KILL_PROCESS);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_never_be_allowed_is_not() {
+        let int = |value: i32| value as u32 as u64;
+        for list in lists() {
+            for call in [
+                libc::SYS_execve,
+                libc::SYS_execveat,
+                libc::SYS_fork,
+                libc::SYS_vfork,
+                libc::SYS_open,
+                libc::SYS_connect,
+                libc::SYS_socket,
+                libc::SYS_bind,
+                libc::SYS_mount,
+                libc::SYS_setns,
+                libc::SYS_unshare,
+                libc::SYS_bpf,
+                libc::SYS_io_uring_setup,
+                libc::SYS_userfaultfd,
+                libc::SYS_perf_event_open,
+                libc::SYS_keyctl,
+                libc::SYS_process_vm_writev,
+                libc::SYS_pidfd_open,
+                libc::SYS_pidfd_getfd,
+                libc::SYS_open_by_handle_at,
+                libc::SYS_seccomp,
+                libc::SYS_setuid,
+                libc::SYS_chroot,
+            ] {
+                assert_eq!(list.verdict(call, [0; 6]), Verdict::Kill, "{call}");
+            }
+            for (call, arguments) in [
+                (libc::SYS_clone, [int(libc::SIGCHLD), 0, 0]),
+                (libc::SYS_mmap, [0, 4096, int(libc::PROT_EXEC)]),
+                (libc::SYS_mprotect, [0, 4096, int(libc::PROT_EXEC | libc::PROT_READ)]),
+                (libc::SYS_ioctl, [0, libc::TIOCSTI, 0]),
+                (libc::SYS_prctl, [int(libc::PR_SET_DUMPABLE), 1, 0]),
+            ] {
+                let [a, b, c] = arguments;
+                assert_eq!(list.verdict(call, [a, b, c, 0, 0, 0]), Verdict::Kill, "{call}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! the pid namespace in which all stubs live.
 
 mod children;
+mod culprit;
 mod hook;
 mod jails;
 mod layers;
@@ -46,10 +47,11 @@ pub(crate) fn run(plan: Plan) -> Result<Report, Error> {
         .write(true)
         .open("/dev/null")
         .map_err(|error| Error::host("opening /dev/null", error))?;
+    let cgroup = None;
     let (gofer_end, sentry_end) = packets()?;
     let (control, their_control) = packets()?;
 
-    let jail = jails::gofer(&caller, &files);
+    let jail = jails::gofer(&caller, &files, &cgroup);
     let mut keep = vec![null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
     let hook = Hook::add(jail.name, &mut keep);
     let one_user = jail.identity.uids != lockdown::IdMap::Identity;
@@ -60,7 +62,7 @@ pub(crate) fn run(plan: Plan) -> Result<Report, Error> {
         })
     }?;
 
-    let jail = jails::sentry(&caller);
+    let jail = jails::sentry(&caller, &cgroup);
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut keep = vec![
         stdin.as_fd(),

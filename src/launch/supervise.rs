@@ -12,6 +12,7 @@ use sentry::boot::control::{
     self, BootFailure, Cause, Ending, ExitStatus, FromSentry, ToSentry, Usage,
 };
 
+use super::culprit;
 use super::layers;
 use super::signals::{Action, Signals};
 use super::terminal::Terminal;
@@ -304,7 +305,8 @@ fn died(child: &Child, exit: std::io::Result<Exit>) -> Error {
     let how = match exit {
         Ok(Exit::Code(code)) => format!("exited unexpectedly with code {code}"),
         Ok(Exit::Signal(libc::SIGSYS)) => {
-            "was killed: it made a host call that is not on its seccomp allow-list".to_owned()
+            let call = culprit::find(child.pid()).map_or_else(String::new, |it| format!(" ({it})"));
+            format!("was killed: it made a host call{call} that is not on its seccomp allow-list")
         }
         Ok(Exit::Signal(signo)) => format!("was killed by signal {signo}"),
         Err(error) => format!("cannot be waited for: {error}"),

@@ -4,6 +4,7 @@
 //! it leaves behind can be told from other tests' processes.
 
 mod host;
+mod inside;
 mod terminal;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use host::{Mounts, Process};
+pub use inside::{Dead, Inside};
 pub use syscall_conformance::on_every_platform;
 pub use terminal::Terminal;
 

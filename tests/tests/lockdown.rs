@@ -67,8 +67,19 @@ fn both_are_locked_down(platform: &str) {
             assert_eq!(process.field("NSpid").split_whitespace().last(), Some("1"), "{who}");
             assert_eq!(process.field("NSsid").split_whitespace().last(), Some("1"), "{who}");
             let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
-            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-            assert_eq!(core.split_whitespace().nth(4), Some("0"), "{who}: {core}");
+            for name in [
+                "Max core file size",
+                "Max locked memory",
+                "Max msgqueue size",
+                "Max realtime priority",
+            ] {
+                let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                assert!(line.split_whitespace().take(2).eq(["0", "0"]), "{who}: {name}: {line}");
+            }
+            let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+            let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid)).unwrap();
+            let [own, score] = [own, score].map(|text| text.trim().parse::<i32>().unwrap());
+            assert!(score > own, "{who}: the OOM killer's score is {score}");
         }
         for name in NAMESPACES.into_iter().filter(|_| is_root()) {
             let all: BTreeSet<_> =

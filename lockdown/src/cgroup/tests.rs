@@ -157,7 +157,7 @@ fn a_group_is_set_up_entered_and_read() {
     let made = Cgroup::make(&host, &place, "x", &limits, true).unwrap();
     let cgroup = made.cgroup.unwrap();
     assert!(made.missing.is_empty());
-    assert_eq!(cgroup.directories(), [leaf.clone()]);
+    assert_eq!(cgroup.directories(), std::slice::from_ref(&leaf));
     let read = |file: &str| fs::read_to_string(leaf.join(file)).unwrap();
     assert_eq!((read("memory.max"), read("pids.max")), ("1073741824".into(), "5".into()));
     let asked = fs::read_to_string(top.join("a.slice/cgroup.subtree_control")).unwrap();

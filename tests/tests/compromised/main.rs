@@ -4,8 +4,6 @@
 //! The processes are those of `rsentry-compromised`, which differs from `rsentry` by the back door
 //! in `src/launch/hook.rs` and nothing else.
 
-mod inside;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
@@ -15,8 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use inside::{Dead, Inside};
-use rsentry_tests::{Process, Sandboxes, finish};
+use rsentry_tests::{Dead, Inside, Process, Sandboxes, finish};
 
 /// One more than the highest number that any x86-64 kernel has a call for, with room for new ones.
 const NUMBERS: i64 = 480;
@@ -59,7 +56,7 @@ fn dies(sandboxes: &Sandboxes, unprivileged: bool, process: &str, what: &str, ca
     };
     let Err(Dead) = result else { panic!("{process}: {what} returned {result:?}") };
     let complaint = inside.complaint();
-    let expected = format!("the {process} was killed: it made a host call that is not on its");
+    let expected = format!("the {process} was killed: it made a host call");
     assert!(complaint.contains(&expected), "{what}: {complaint}");
 }
 
@@ -623,7 +620,8 @@ fn the_launcher_takes_nothing_from_the_sentry() {
     }
     let part = inside.put_words(HEADER + 256, &[text, 3]);
     let header = inside.put_words(HEADER, &[0, 0, part, 1, 0, 0, 0]);
-    inside.call(libc::SYS_sendmsg, &[3, header, 0]);
+    // It may be killed before it can tell the result.
+    drop(inside.try_call(libc::SYS_sendmsg, &[3, header, 0]));
     let complaint = inside.complaint();
     assert!(complaint.contains("the sentry sent nonsense"), "{complaint}");
     sandboxes.assert_nothing_left();

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use rsentry_tests::{PATIENCE, Process, Sandboxes, wait};
+use crate::{PATIENCE, Process, Sandboxes, wait};
 
 /// The hook's requests.
 const CALL: u64 = 0;
@@ -18,6 +18,7 @@ const POKE: u64 = 3;
 const PROGRAM: [&str; 3] = ["sh", "-c", "echo ready; exec cat"];
 
 /// A taken-over process. Calls take place in it.
+#[derive(Debug)]
 pub struct Inside {
     launcher: Child,
     socket: UnixStream,
