@@ -32,6 +32,9 @@ pub enum Error {
     /// The Sentry could not start the program.
     #[error(transparent)]
     Boot(#[from] BootFailure),
+    /// What a helper process says.
+    #[error("{0}")]
+    Helper(String),
     /// A process of the sandbox ended before its time.
     #[error("{0}")]
     Died(String),

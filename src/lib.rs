@@ -6,12 +6,14 @@
 //! # Ok::<(), rsentry::Error>(())
 //! ```
 //!
-//! The process that runs a sandbox must be single-threaded: the gofer and the Sentry are forks of
-//! it.
+//! [`Sandbox::builder`] has all options; [`Builder::run`] says what programs with threads must do,
+//! which is to begin their `main` with [`init`].
 
+mod builder;
 mod environment;
 mod error;
 mod features;
+mod helper;
 mod launch;
 mod limits;
 mod log;
@@ -25,7 +27,9 @@ mod view;
 pub mod check;
 pub mod cli;
 
+pub use builder::{Builder, Input, Output};
 pub use error::Error;
+pub use helper::init;
 pub use limits::Limits;
 pub use profile::Profile;
 pub use report::{Layers, Report, ReportFile};

@@ -20,6 +20,8 @@ fn run(sandbox: &Sandbox, report: Option<&Path>) -> Result<Report, Error> {
 
 /// The command.
 pub fn main() -> ExitCode {
+    // Helper processes of library users may be made from the command.
+    rsentry::init();
     let result = match cli::parse(std::env::args_os()) {
         Action::Print(text) => return print(&text, 0),
         Action::Check(check) => match check.run() {

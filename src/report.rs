@@ -51,6 +51,12 @@ pub struct Report {
     pub platform: String,
     /// What each process was locked into.
     pub layers: Vec<Layers>,
+    /// What was captured of standard output.
+    #[serde(skip)]
+    pub stdout: Vec<u8>,
+    /// What was captured of standard error.
+    #[serde(skip)]
+    pub stderr: Vec<u8>,
 }
 
 /// The layers around one process of the sandbox.

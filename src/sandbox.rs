@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::{Deserialize, Serialize};
 
+use crate::builder::Builder;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::profile::Profile;
 use crate::report::Report;
-use crate::{launch, plan};
 
 /// One program in a sandbox of its own. The fields are the options of `rsentry run`, with the same
 /// names and defaults.
@@ -72,30 +72,16 @@ impl Sandbox {
         Sandbox { command: command.into_iter().map(Into::into).collect(), ..Sandbox::default() }
     }
 
-    /// Runs the program to its end. Standard input, output and error are the caller's.
-    ///
-    /// Must be called from a single-threaded process.
+    /// Describes one step by step, beginning with the program and its arguments.
+    pub fn builder<T: Into<OsString>>(command: impl IntoIterator<Item = T>) -> Builder {
+        Sandbox::new(command).into()
+    }
+
+    /// Runs the program to its end, with the caller's standard descriptors: [`Builder::run`].
     ///
     /// # Errors
-    /// When the process has more than one thread, the sandbox could not be made, the program not be
-    /// started, or a process of the sandbox died. Nothing is left behind then.
+    /// As there.
     pub fn run(&self) -> Result<Report, Error> {
-        launch::run(plan::make(self)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_with_threads_is_refused() {
-        // The test runner has threads.
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || stopped.recv());
-        let error = Sandbox::new(["true"]).run().unwrap_err();
-        assert!(error.to_string().contains("one thread"), "{error}");
-        drop(stop);
-        assert!(thread.join().unwrap().is_err());
+        Builder::from(self.clone()).run()
     }
 }

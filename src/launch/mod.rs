@@ -28,11 +28,16 @@ use self::signals::Signals;
 use self::supervise::{Supervisor, Watched};
 use self::terminal::Terminal;
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::report::Report;
+use crate::sandbox::Sandbox;
 
-/// Runs a sandbox to its end.
-pub(crate) fn run(plan: Plan) -> Result<Report, Error> {
+/// Runs a sandbox to its end, or to the end of whoever has the other end of `owner`.
+pub(crate) fn sandbox(sandbox: &Sandbox, owner: Option<OwnedFd>) -> Result<Report, Error> {
+    run(plan::make(sandbox)?, owner)
+}
+
+fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     check_single_threaded()?;
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
@@ -91,19 +96,22 @@ pub(crate) fn run(plan: Plan) -> Result<Report, Error> {
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control));
     let watched = Watched::new(limits);
-    Supervisor { sentry, gofer, control, signals, terminal, watched }.run()
+    Supervisor { sentry, gofer, control, signals, terminal, owner, watched }.run()
 }
 
 /// A fork of a process with threads may hold their locks, which nobody would ever release.
 fn check_single_threaded() -> Result<(), Error> {
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map_err(|error| Error::host("reading /proc/self/task", error))?
-        .count();
-    if threads == 1 {
+    if is_single_threaded()? {
         return Ok(());
     }
-    let problem = format!("a sandbox must be started by a process with one thread, not {threads}");
-    Err(Error::Usage(problem))
+    Err(Error::Usage("a sandbox must be started by a process with one thread".into()))
+}
+
+/// Whether the calling process has one thread only.
+pub(crate) fn is_single_threaded() -> Result<bool, Error> {
+    let threads = std::fs::read_dir("/proc/self/task")
+        .map_err(|error| Error::host("reading /proc/self/task", error))?;
+    Ok(threads.count() == 1)
 }
 
 /// A pair of connected sockets that keep the borders of messages.

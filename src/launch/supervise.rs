@@ -84,6 +84,8 @@ impl Watched {
             limits: self.limits,
             platform: self.platform.clone(),
             layers: self.layers.clone(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
         }
     }
 }
@@ -95,6 +97,8 @@ pub(super) struct Supervisor {
     pub(super) control: OwnedFd,
     pub(super) signals: Signals,
     pub(super) terminal: Option<Terminal>,
+    /// Connected to whoever wants the sandbox, if that is another process.
+    pub(super) owner: Option<OwnedFd>,
     pub(super) watched: Watched,
 }
 
@@ -104,6 +108,7 @@ struct Ready {
     control: bool,
     sentry: bool,
     gofer: bool,
+    owner: bool,
 }
 
 impl Supervisor {
@@ -140,6 +145,8 @@ impl Supervisor {
                 return Err(end(&self.sentry));
             } else if ready.gofer {
                 return Err(end(&self.gofer));
+            } else if ready.owner {
+                return Err(Error::Died("whoever wanted the sandbox is gone".into()));
             } else if let Some(report) = self.check_time() {
                 return Ok(report);
             } else if suspending && !ready.signals {
@@ -212,21 +219,31 @@ impl Supervisor {
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<Ready, Error> {
+        let owner = self.owner.as_ref().map_or(self.control.as_fd(), AsFd::as_fd);
         let mut fds = [
             PollFd::new(self.signals.fd().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.sentry.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gofer.as_fd(), PollFlags::POLLIN),
+            // Whatever comes: it has said all that it has to say.
+            PollFd::new(owner, PollFlags::POLLIN),
         ];
+        let fds = if self.owner.is_some() { &mut fds[..] } else { &mut fds[..4] };
         loop {
-            match poll(&mut fds, timeout) {
+            match poll(fds, timeout) {
                 Ok(_) => break,
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(Error::host("poll", error)),
             }
         }
-        let [signals, control, sentry, gofer] = fds.map(|fd| fd.any() == Some(true));
-        Ok(Ready { signals, control, sentry, gofer })
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
+        Ok(Ready {
+            signals: ready(0),
+            control: ready(1),
+            sentry: ready(2),
+            gofer: ready(3),
+            owner: ready(4),
+        })
     }
 
     fn message(&self) -> Result<Option<FromSentry>, Error> {
