@@ -111,6 +111,20 @@ impl Frames {
         len == 0 || !self.file.state.lock().shares.any(offset, offset + len)
     }
 
+    /// The parts that hold anything, ascending, relative to the start; the rest was never touched, or
+    /// given back.
+    pub fn present(&self) -> Vec<std::ops::Range<u64>> {
+        let mut parts: Vec<std::ops::Range<u64>> = Vec::new();
+        let end = self.end();
+        self.file.for_each_present(self.offset, self.len, |at, len| {
+            // The host counts in bytes; what is shared with a neighbour page counts as this one's.
+            let start = (at & !(PAGE_SIZE - 1)) - self.offset;
+            let stop = (at + len).next_multiple_of(PAGE_SIZE).min(end) - self.offset;
+            parts.push(start..stop);
+        });
+        parts
+    }
+
     /// Fills a part with zeroes; its pages stay (or become) committed. False if the host had no
     /// memory for it.
     #[must_use]

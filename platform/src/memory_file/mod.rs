@@ -170,6 +170,14 @@ impl MemoryFile {
             Found::Dirty(offset) => (offset, true),
             Found::Full | Found::Fragmented => return None,
         };
+        // Together with the pool, no more than the limit is committed.
+        let excess = {
+            let state = self.state.lock();
+            (state.used + state.dirty.bytes()).saturating_sub(self.limit)
+        };
+        if excess > 0 {
+            self.shrink_pool(excess);
+        }
         let mut frames = Frames::new(self.clone(), offset, len, recycled);
         if recycled && fill == Fill::Zero && !self.clear_recycled(offset, len) {
             // The host is out of memory (SIGBUS); a hole is as good and needs none.
@@ -344,6 +352,11 @@ impl MemoryFile {
     /// Bytes handed out now; shared bytes count once.
     pub fn used(&self) -> u64 {
         self.state.lock().used
+    }
+
+    /// Bytes that can still be handed out.
+    pub fn left(&self) -> u64 {
+        self.limit - self.state.lock().used.min(self.limit)
     }
 
     /// The limit in bytes.

@@ -78,8 +78,11 @@ pub(super) fn start(
         data: rlimits[libc::RLIMIT_DATA as usize].soft,
         ipc_lock: spec.uid == 0,
     };
-    let context =
-        Arc::new(MmContext { platform: kernel.platform.clone(), memory: kernel.memory.clone() });
+    let context = Arc::new(MmContext {
+        platform: kernel.platform.clone(),
+        memory: kernel.memory.clone(),
+        relief: crate::kernel::oom::relief(kernel),
+    });
     let empty = MemoryManager::new(&context, &limits, false, false)
         .map_err(|errno| no_memory("no address space", errno))?;
     let parts =

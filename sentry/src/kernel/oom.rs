@@ -1,15 +1,20 @@
 //! The out-of-memory killer (mm/oom_kill.c, as a memory cgroup uses it): when a fault finds no
-//! memory, the biggest process is killed, and the fault is tried again once it is gone.
+//! memory, and none is there to be taken back ([`MemoryManager::trim`]), the biggest process is killed,
+//! and the fault is tried again once it is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::current::current_task;
 use super::time::monotonic_ns;
-use super::{Current, Events, Kernel, ThreadGroup};
+use super::{Current, Events, Kernel, Task, ThreadGroup};
+use crate::mm::{MemoryManager, Relief};
 use crate::rarely::Rarely;
 
 /// `OOM_SCORE_ADJ_MIN`: never killed.
 const NEVER: i32 = -1000;
+/// Taking back less than this part of all memory is not worth it: somebody has to go.
+const ENOUGH: u64 = 256;
 /// How long a fault waits for a victim's memory.
 const PATIENCE: u64 = 1_000_000_000;
 
@@ -38,25 +43,41 @@ fn choose(kernel: &Kernel) -> Option<Arc<ThreadGroup>> {
     worst.map(|(_, group)| group)
 }
 
+/// Takes back what nobody has touched. Returns whether that was enough to go on with.
+fn trim(kernel: &Kernel) -> bool {
+    let mut spaces: Vec<Arc<MemoryManager>> = Vec::new();
+    for group in kernel.tasks.groups() {
+        if let Some(mm) = group.threads().iter().find_map(|task| task.mm())
+            && !spaces.iter().any(|known| Arc::ptr_eq(known, &mm))
+        {
+            spaces.push(mm);
+        }
+    }
+    let freed: u64 = spaces.iter().map(|mm| mm.trim()).sum();
+    freed >= kernel.memory.limit() / ENOUGH
+}
+
+/// For user copies that find no memory. They may hold locks of files, so nothing is waited for: a
+/// process that is killed for them leaves its memory to the next one that asks.
+pub(crate) fn relief(kernel: &Arc<Kernel>) -> Relief {
+    let kernel = Arc::downgrade(kernel);
+    Relief::from(Box::new(move || {
+        let (Some(kernel), Some(task)) = (kernel.upgrade(), current_task()) else { return false };
+        if trim(&kernel) {
+            return true;
+        }
+        kill(&kernel, &task);
+        false
+    }) as Box<dyn Fn() -> bool + Send + Sync>)
+}
+
 /// There is no memory for what `cur` wants. Kills a process, and waits for its end if it is another
 /// one. Afterwards it is worth trying again, unless the caller is to die itself.
 pub(super) fn out_of_memory(cur: &Current) {
-    let kernel = &cur.kernel;
-    let victim = choose(kernel).unwrap_or_else(|| cur.group.clone());
-    if victim.exiting().is_none() && !victim.oom_killed.swap(true, Ordering::Relaxed) {
-        kernel.limits.note_oom_kill();
-        static KILLED: Rarely = Rarely::new();
-        if let Some(count) = KILLED.due() {
-            tracing::warn!(
-                pid = victim.tgid,
-                asked_by = cur.tid(),
-                limit = kernel.memory.limit(),
-                count,
-                "out of memory: killed a process"
-            );
-        }
-        victim.begin_exit(libc::SIGKILL as u32);
+    if trim(&cur.kernel) {
+        return;
     }
+    let victim = kill(&cur.kernel, &cur.task);
     if Arc::ptr_eq(&victim, &cur.group) {
         return;
     }
@@ -68,6 +89,26 @@ pub(super) fn out_of_memory(cur: &Current) {
             return;
         }
     }
+}
+
+/// Kills the biggest process.
+fn kill(kernel: &Kernel, asked_by: &Task) -> Arc<ThreadGroup> {
+    let victim = choose(kernel).unwrap_or_else(|| asked_by.group.clone());
+    if victim.exiting().is_none() && !victim.oom_killed.swap(true, Ordering::Relaxed) {
+        kernel.limits.note_oom_kill();
+        static KILLED: Rarely = Rarely::new();
+        if let Some(count) = KILLED.due() {
+            tracing::warn!(
+                pid = victim.tgid,
+                asked_by = asked_by.tid(),
+                limit = kernel.memory.limit(),
+                count,
+                "out of memory: killed a process"
+            );
+        }
+        victim.begin_exit(libc::SIGKILL as u32);
+    }
+    victim
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn run(script: Script) -> u32 {
     let mount = Mount::new(fs, Dentry::root(b"/", root), "tmpfs", MountFlags::empty());
     let mounts = MountNamespace::new(mount);
     let root = mounts.root().unwrap();
-    let context = Arc::new(MmContext { platform, memory });
+    let context = Arc::new(MmContext { platform, memory, relief: Default::default() });
     let mm = MemoryManager::new(&context, &MmLimits::UNLIMITED, false, false).unwrap();
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let request = MmapRequest::anonymous(DATA, DATA_LEN, prot, libc::MAP_FIXED);

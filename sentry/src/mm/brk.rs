@@ -56,10 +56,8 @@ impl MemoryManager {
             return now;
         }
         st.put_vma(old_end..new_end, Vma { flags, backing: None, name: VmaName::None });
-        if self.fill_eagerly(&mut st, old_end..new_end, EAGER).is_err() {
-            self.remove(&mut st, old_end..new_end);
-            return now;
-        }
+        // As in mmap(2), the first touch decides about what there is not enough for now.
+        let _ = self.fill_eagerly(&mut st, old_end..new_end, EAGER);
         st.brk.end = wanted;
         drop(st);
         if flags.contains(VmFlags::LOCKED) && !flags.contains(VmFlags::LOCKONFAULT) {

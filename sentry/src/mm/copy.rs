@@ -12,6 +12,7 @@ use platform::{Prot, usercopy};
 use smallvec::SmallVec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::fault::FaultError;
 use super::mappable::{Mappable, same_object};
 use super::pma::{Memory, Pma};
 use super::vma::VmaName;
@@ -245,13 +246,25 @@ impl MemoryManager {
 
     /// Gets a page for a copy; false where the guest would get a signal.
     fn fault_for_copy(&self, addr: u64, write: bool) -> bool {
-        let mut st = self.state.write();
-        if st.resolve(addr, write, &*self.ctx.platform).is_some() {
-            return true;
-        }
         let access = Prot { read: !write, write, exec: false };
-        self.fault_in(&mut st, addr, access).is_ok()
-            && st.resolve(addr, write, &*self.ctx.platform).is_some()
+        let mut tried = false;
+        loop {
+            let mut st = self.state.write();
+            if st.resolve(addr, write, &*self.ctx.platform).is_some() {
+                return true;
+            }
+            match self.fault_in(&mut st, addr, access) {
+                Ok(()) => return st.resolve(addr, write, &*self.ctx.platform).is_some(),
+                Err(FaultError::OutOfMemory) if !tried => {
+                    drop(st);
+                    tried = true;
+                    if !self.ctx.relief.get().is_some_and(|relieve| relieve()) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Makes what of `len` bytes at `addr` is accessible present. Returns how many bytes.

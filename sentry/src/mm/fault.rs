@@ -9,6 +9,7 @@ use platform::{Fault, Frames, Prot};
 use super::layout::STACK_GUARD_GAP;
 use super::mappable::{Extent, MapFault};
 use super::pma::{Memory, Pma};
+use super::trim::ahead;
 use super::vma::{VmFlags, Vma};
 use super::{MAX_PMAS, MemoryManager, PAGE, State, page_down, page_up};
 
@@ -40,6 +41,10 @@ const COW_CHUNK_LARGE: u64 = 2 << 20;
 const MANY_PMAS: usize = 8192;
 /// Anonymous memory that one fault in a big area allocates.
 const ANON_CHUNK: u64 = 4 << 20;
+/// One area that is filled at once takes no more of what is left than this part of it.
+const EAGER_FRACTION: u64 = 16;
+/// And one fault no more than this part.
+const CHUNK_FRACTION: u64 = 64;
 /// How much a stack grows by, where there is room.
 const STACK_CHUNK: u64 = 128 << 10;
 
@@ -119,8 +124,12 @@ impl MemoryManager {
             Some(_) => Ok(()),
             None => {
                 let gap = st.pmas.gap_around(addr, range.clone()).ok_or(MapFault::NoMemory)?;
-                let around =
-                    if vma.is_anonymous() { anon_chunk(&gap, range, vma, addr) } else { gap };
+                let around = if vma.is_anonymous() {
+                    let left = self.ctx.memory.left();
+                    anon_chunk(&gap, range, vma, addr, ahead(left, ANON_CHUNK, CHUNK_FRACTION))
+                } else {
+                    gap
+                };
                 let touch = if write { Touch::Write } else { Touch::Read };
                 self.fill(st, range, vma, addr, around, touch).map(|_| ())
             }
@@ -360,6 +369,7 @@ impl MemoryManager {
         range: Range<u64>,
         most: u64,
     ) -> Result<(), MapFault> {
+        let most = ahead(self.ctx.memory.left(), most, EAGER_FRACTION);
         let areas: Vec<(Range<u64>, Vma)> =
             st.vmas.overlapping(range.clone()).map(|(r, v)| (r, v.clone())).collect();
         for (whole, vma) in areas {
@@ -465,11 +475,11 @@ impl MemoryManager {
 }
 
 /// How much of the hole `gap` a fault at `addr` fills.
-fn anon_chunk(gap: &Range<u64>, area: &Range<u64>, vma: &Vma, addr: u64) -> Range<u64> {
-    if vma.flags.contains(VmFlags::GROWSDOWN) || area.end - area.start <= ANON_CHUNK / 4 {
+fn anon_chunk(gap: &Range<u64>, area: &Range<u64>, vma: &Vma, addr: u64, most: u64) -> Range<u64> {
+    if vma.flags.contains(VmFlags::GROWSDOWN) || area.end - area.start <= most / 4 {
         return gap.clone();
     }
-    let size = if vma.flags.contains(VmFlags::NORESERVE) { ANON_CHUNK / 2 } else { ANON_CHUNK };
+    let size = if vma.flags.contains(VmFlags::NORESERVE) { most.min(ANON_CHUNK / 2) } else { most };
     let start = (addr & !(size - 1)).max(gap.start);
     start..(addr & !(size - 1)).saturating_add(size).min(gap.end)
 }

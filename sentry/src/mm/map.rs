@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::mappable::{MapFault, Mappable};
+use super::mappable::Mappable;
 use super::vma::{VmFlags, Vma, VmaName, VmaObject};
 use super::{
     MAX_MAP_COUNT, MAX_PMAS, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE,
@@ -140,10 +140,8 @@ impl MemoryManager {
             true => EAGER_NORESERVE,
             false => EAGER,
         };
-        if self.fill_eagerly(&mut st, range.clone(), most) == Err(MapFault::NoMemory) {
-            self.remove(&mut st, range);
-            return Err(Errno::ENOMEM);
-        }
+        // Where there is not enough for all of it now, the first touch of each page decides.
+        let _ = self.fill_eagerly(&mut st, range.clone(), most);
         drop(st);
         let populate = request.has(libc::MAP_POPULATE) && !request.has(libc::MAP_NONBLOCK);
         if populate || flags.contains(VmFlags::LOCKED) && !flags.contains(VmFlags::LOCKONFAULT) {

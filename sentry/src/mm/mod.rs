@@ -33,6 +33,7 @@ mod protect;
 mod remap;
 mod remote;
 mod shmem;
+mod trim;
 mod vma;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use map::{FileMapping, MmapRequest};
 pub use mappable::{Extent, MapFault, Mappable, MappingRegistry, Translation};
 pub use proc::{ExecInfo, MemoryUse, Resident, VmaInfo};
 pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
+pub use trim::Relief;
 pub use vma::VmFlags;
 
 use crate::rarely::Rarely;
@@ -84,6 +86,8 @@ pub struct MmContext {
     pub platform: Arc<dyn Platform>,
     /// Holds their memory.
     pub memory: Arc<MemoryFile>,
+    /// Gets memory from where it is wasted, for copies that find none.
+    pub relief: Relief,
 }
 
 /// The caller's resource limits (getrlimit(2)) and rights, as far as memory goes. `u64::MAX` is

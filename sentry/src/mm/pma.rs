@@ -54,6 +54,11 @@ impl Pma {
         Pma { memory, prot: self.prot, cow: self.cow, private: self.private }
     }
 
+    /// Splits off everything from `at` bytes onward.
+    pub(super) fn split_at(&mut self, at: u64) -> Pma {
+        self.split_off(at)
+    }
+
     /// The access that the page tables may give for an area that allows `prot`.
     pub(super) fn allowed(&self, prot: Prot) -> Prot {
         Prot { write: prot.write && !self.cow, ..prot }

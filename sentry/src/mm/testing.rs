@@ -106,7 +106,11 @@ pub(crate) fn context(limit: u64) -> Arc<MmContext> {
     let probe = memory.allocate(PAGE).expect("a page");
     let base = probe.ptr() as usize - probe.offset() as usize;
     drop(probe);
-    Arc::new(MmContext { platform: Arc::new(FakePlatform { base }), memory })
+    Arc::new(MmContext {
+        platform: Arc::new(FakePlatform { base }),
+        memory,
+        relief: Default::default(),
+    })
 }
 
 /// An address space without ASLR.

@@ -211,9 +211,8 @@ fn big_areas_are_lazy() {
 fn out_of_memory_is_an_error() {
     let ctx = context(1 << 20);
     let mm = new_mm(&ctx);
-    anonymous(&mm, 0, 200, RW, 0).unwrap();
-    assert_eq!(anonymous(&mm, 0, 200, RW, 0), Err(Errno::ENOMEM));
-    assert_eq!(mm.map_count(), 1);
+    let first = anonymous(&mm, 0, 200, RW, 0).unwrap();
+    (0..200).for_each(|page| Guest(&mm).write(first + page * PAGE, 1).unwrap());
     let lazy = anonymous(&mm, 0, 1 << 12, RW, libc::MAP_NORESERVE).unwrap();
     let mut result = Ok(());
     for page in 0..100 {
@@ -221,6 +220,27 @@ fn out_of_memory_is_an_error() {
     }
     assert_eq!(result, Err(FaultError::OutOfMemory));
     assert_eq!(mm.copy_out(lazy + (99 << 12), b"x"), 0);
+}
+
+#[test]
+fn memory_that_nobody_touched_is_taken_back() {
+    let ctx = context(64 << 20);
+    let mm = new_mm(&ctx);
+    let addr = anonymous(&mm, 0, 512, RW, 0).unwrap();
+    for page in [0, 100, 101, 511] {
+        Guest(&mm).write(addr + page * PAGE, page as u8 | 1).unwrap();
+    }
+    assert_eq!(ctx.memory.used(), 512 * PAGE);
+    assert_eq!(mm.trim(), 508 * PAGE);
+    assert_eq!(ctx.memory.used(), 4 * PAGE);
+    assert_eq!(mm.trim(), 0);
+    for page in [0, 100, 101, 511] {
+        assert_eq!(Guest(&mm).read(addr + page * PAGE), Ok(page as u8 | 1));
+    }
+    assert_eq!(Guest(&mm).read(addr + 50 * PAGE), Ok(0));
+    // Others' memory stays.
+    let child = mm.fork().unwrap();
+    assert_eq!(mm.trim() + child.trim(), 0);
 }
 
 #[test]
