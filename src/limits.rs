@@ -21,8 +21,10 @@ pub struct Limits {
     /// Descriptors per process: `EMFILE`. Eight times as many open files in all: `ENFILE`.
     pub files: Option<u64>,
     /// Time from the start of the program until the sandbox is killed.
+    #[serde(rename = "wall_seconds", with = "seconds", default)]
     pub wall: Option<Duration>,
     /// Processor time in all until the sandbox is killed.
+    #[serde(rename = "cpu_time_seconds", with = "seconds", default)]
     pub cpu_time: Option<Duration>,
     /// Bytes that the program may write to its standard descriptors, together; more end the sandbox.
     pub output: Option<u64>,
@@ -66,6 +68,34 @@ impl Limits {
             }
         }
         Ok(())
+    }
+}
+
+/// Times as seconds; what is too long for one is no limit.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        match Option::<f64>::deserialize(from)? {
+            Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+                Err(serde::de::Error::custom("not a time"))
+            }
+            Some(seconds) => {
+                Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
+            }
+            None => Ok(None),
+        }
     }
 }
 
@@ -206,6 +236,16 @@ mod tests {
         assert!(small.check().unwrap_err().to_string().starts_with("--memory"));
         let none = Limits { wall: Some(Duration::ZERO), ..Limits::default() };
         assert!(none.check().unwrap_err().to_string().starts_with("--wall"));
+    }
+
+    #[test]
+    fn limits_travel_as_json() {
+        for wall in [None, Some(Duration::from_millis(1500)), Some(Duration::MAX)] {
+            let limits = Limits { wall, memory: Some(u64::MAX), ..Limits::default() };
+            let json = serde_json::to_string(&limits).unwrap();
+            assert_eq!(serde_json::from_str::<Limits>(&json).unwrap(), limits, "{json}");
+        }
+        assert!(serde_json::from_str::<Limits>("{\"wall_seconds\": -1}").is_err());
     }
 
     proptest! {

@@ -62,6 +62,7 @@ fn processor_time_ends_the_sandbox(platform: &str) {
     assert_eq!(output.status.code(), Some(152), "{}", text(&output.stderr));
     assert_eq!((report.ended_by, report.status), (Cause::Cpu, ExitStatus::Signal(9)));
     assert_close("processor time", report.cpu.as_secs_f64(), 0.6);
+    assert_eq!(report.limits.cpu_time, Some(Duration::from_millis(600)));
     sandboxes.assert_nothing_left();
 }
 
@@ -440,7 +441,7 @@ fn the_python_tool_answers_with_json_whatever_the_code_does() {
     for (code, key, expected) in [
         ("print(6 * 7)", "stdout", "42\n"),
         ("import sys; sys.exit('no')", "stderr", "no\n"),
-        ("print(open('/etc/shadow').read())", "stderr", "Permission"),
+        ("print(open('/etc/shadow').read())", "stderr", "Error"),
         ("import socket; socket.create_connection(('1.1.1.1', 80))", "stderr", "Error"),
         ("while True: print('x' * 1000)", "report", "output"),
     ] {
