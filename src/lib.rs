@@ -26,6 +26,7 @@ mod view;
 
 pub mod check;
 pub mod cli;
+pub mod seccomp;
 
 pub use builder::{Builder, Input, Output};
 pub use error::Error;

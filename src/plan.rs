@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::log;
 use crate::sandbox::Sandbox;
+use crate::seccomp::{self, Guest};
 use crate::view::{self, Files};
 
 /// Longest host name, in bytes (`__NEW_UTS_LEN`).
@@ -83,6 +84,10 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     let argv: Vec<Vec<u8>> =
         sandbox.command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
     check_strings(argv.iter().chain(&env))?;
+    let seccomp = match &sandbox.seccomp {
+        Some(path) => Some(seccomp::load(path, &Guest::with_uid(uid))?),
+        None => None,
+    };
     let spec = BootSpec {
         argv,
         env,
@@ -97,11 +102,16 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         strace: sandbox.strace.clone(),
         log_format: sandbox.log_format,
         terminal: None,
+        seccomp: seccomp.as_ref().map(|compiled| compiled.spec.clone()),
         limits: for_sentry(&limits),
     };
     // Last, because it may create a file.
     let log = open_log(sandbox.log.as_deref())?;
     log::start(sandbox.log_format, sandbox.log.is_some());
+    if let Some(unknown) = seccomp.map(|compiled| compiled.unknown).filter(|u| !u.is_empty()) {
+        let names = unknown.join(", ");
+        tracing::warn!("--seccomp: unknown system calls are skipped: {names}");
+    }
     Ok(Plan { spec, files, log, limits })
 }
 

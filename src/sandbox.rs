@@ -34,6 +34,8 @@ pub struct Sandbox {
     pub user: Option<User>,
     /// The host name inside.
     pub hostname: Option<OsString>,
+    /// A seccomp profile: what docker and OCI runtimes take.
+    pub seccomp: Option<PathBuf>,
     /// What it may use.
     pub limits: Limits,
     /// How guest code is run.

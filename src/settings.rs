@@ -85,6 +85,9 @@ pub(crate) struct Settings {
     /// Host name inside [default: rsentry]
     #[arg(long, value_name = "NAME")]
     hostname: Option<Text>,
+    /// Filter system calls by a seccomp profile in JSON, as docker and OCI runtimes take it
+    #[arg(long, value_name = "FILE")]
+    seccomp: Option<Text>,
     /// Most memory, files in memory included: 512M, 1.5G
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     memory: Option<Text>,
@@ -169,6 +172,7 @@ impl Settings {
             workdir: self.workdir.or(base.workdir),
             user: self.user.or(base.user),
             hostname: self.hostname.or(base.hostname),
+            seccomp: self.seccomp.or(base.seccomp),
             memory: self.memory.or(base.memory),
             cpus: self.cpus.or(base.cpus),
             pids: self.pids.or(base.pids),
@@ -208,6 +212,7 @@ impl Settings {
             workdir: self.workdir.as_ref().map(|path| PathBuf::from(&path.0)),
             user: self.user.as_ref().map(|value| user(&value.0)).transpose()?,
             hostname: self.hostname.as_ref().map(|name| name.0.clone()),
+            seccomp: self.seccomp.as_ref().map(|path| PathBuf::from(&path.0)),
             limits: self.limits()?,
             platform: match &self.platform {
                 Some(name) => platform(&name.0)?,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use abi::Errno;
 
 use super::control::BootFailure;
-use super::spec::BootSpec;
+use super::spec::{BootSpec, SeccompSpec};
 use crate::kernel::clone::{InitParts, start_init};
 use crate::kernel::exec::{Program, TaskOpener};
+use crate::kernel::seccomp::bpf;
+use crate::kernel::seccomp::{self, Filter, FilterFlags, Prepared};
 use crate::kernel::session::{ProcessGroup, Session};
 use crate::kernel::signal::Sighand;
 use crate::kernel::task::TaskParts;
@@ -96,15 +98,27 @@ pub(super) fn start(
     let len = comm.len().min(15);
     name[..len].copy_from_slice(&comm[..len]);
     let parts = parts(loaded.mm, name);
+    let filter = spec.seccomp.as_ref().map(filter).transpose()?;
     let before = |task: &Arc<Task>| {
         // The program is some program, not an init that is written for being one: Ctrl-C, abort()
         // and `kill $$` are to end it as they do outside of the sandbox.
         task.group.signals.lock().unkillable = false;
+        if let Some(filter) = filter {
+            seccomp::set_first(task, filter);
+        }
         before(task);
     };
     start_init(kernel, InitParts { parts, rlimits, regs: loaded.registers }, before)
         .map_err(|errno| no_memory("cannot start the first task", errno))?;
     Ok(())
+}
+
+/// The filter that the sandbox is to start with. The launcher has made it, but it is checked here.
+fn filter(spec: &SeccompSpec) -> Result<Arc<Filter>, BootFailure> {
+    let flags = if spec.log { FilterFlags::LOG } else { FilterFlags::empty() };
+    bpf::Program::new(spec.program.clone())
+        .and_then(|program| Prepared::new(program, flags)?.alone())
+        .map_err(|errno| failure(125, format!("seccomp profile: {errno}")))
 }
 
 fn failure(code: u8, message: String) -> BootFailure {

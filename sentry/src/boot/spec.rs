@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::seccomp::bpf::Insn;
+
 /// One sandbox with one first program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSpec {
@@ -33,6 +35,8 @@ pub struct BootSpec {
     pub mounts: Vec<MountSpec>,
     /// Resource limits that differ from the Sentry's defaults.
     pub rlimits: Vec<RlimitSpec>,
+    /// What filters the guest's system calls, if anything.
+    pub seccomp: Option<SeccompSpec>,
     /// How guest code is run.
     pub platform: PlatformChoice,
     /// Which calls to print, if any.
@@ -70,6 +74,15 @@ pub struct Limits {
 impl Limits {
     /// See [`Limits::files`].
     pub const FILES_FACTOR: u64 = 8;
+}
+
+/// A filter before all system calls of the first program, and of all that it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompSpec {
+    /// The program. The Sentry checks it as it does the guest's own.
+    pub program: Vec<Insn>,
+    /// `SECCOMP_FILTER_FLAG_LOG`
+    pub log: bool,
 }
 
 /// A mount of the sandbox.

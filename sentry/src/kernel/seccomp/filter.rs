@@ -106,6 +106,11 @@ impl Prepared {
         self.notifier = Some(notifier);
     }
 
+    /// As a chain of its own.
+    pub fn alone(self) -> Result<Arc<Filter>, Errno> {
+        self.onto(None)
+    }
+
     /// On top of `prev`. `ENOMEM` when the chain gets too long.
     fn onto(self, prev: Option<Arc<Filter>>) -> Result<Arc<Filter>, Errno> {
         let own = self.program.translated_len();
@@ -269,13 +274,11 @@ pub fn set_filter(
     Ok(None)
 }
 
-/// The first task's first filter, before it runs.
-pub fn set_first(task: &Task, prepared: Prepared) -> Result<(), Errno> {
-    let filter = prepared.onto(None)?;
+/// Puts a filter before the calls of a task that does not run yet.
+pub fn set_first(task: &Task, filter: Arc<Filter>) {
     drop(task.seccomp.replace(filter));
     task.seccomp.set_mode(Mode::Filter);
     task.ids_changed.store(true, Ordering::SeqCst);
-    Ok(())
 }
 
 /// The process's other threads that have not begun to exit. Its signal lock is held.
