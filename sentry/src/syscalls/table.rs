@@ -370,6 +370,8 @@ table! {
     332 statx(dirfd: AtFd, path: Path, flags: AtFlags, mask: Hex, statxbuf: Ptr) => stat::statx;
     333 io_pgetevents() => none;
     334 rseq(rseq: Ptr, len: Uint, flags: Hex, sig: Hex) => none;
+    335 uretprobe() => none;
+    336 uprobe() => none;
     424 pidfd_send_signal(pidfd: Fd, sig: Signal, info: Ptr, flags: Hex) => signal::pidfd_send_signal;
     425 io_uring_setup(entries: Uint, params: Ptr) => none;
     426 io_uring_enter(fd: Fd, to_submit: Uint, min_complete: Uint, flags: Hex, sig: Ptr) => none;
