@@ -228,6 +228,10 @@ pub trait Platform: Send + Sync {
     fn host_calls(&self) -> HostCalls;
     /// What it found on the host that not every host has, for the log: `"vdso"`, for example.
     fn features(&self) -> Vec<String>;
+    /// What it counted since it began: `("rings", 17)`, for example. For the log and the bench.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
     /// A blank address space, with nothing in it but the stub's own pages and the vDSO.
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error>;
     /// Lowest and one past the highest address that a guest may map. The stub's own pages lie

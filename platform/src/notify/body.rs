@@ -149,7 +149,9 @@ impl Body {
         }
         if self.rings {
             // It went to sleep, so this took long.
-            self.sleep()?;
+            if !self.spinner.forgives() {
+                self.sleep()?;
+            }
         }
         Ok(())
     }
@@ -228,15 +230,17 @@ impl Body {
     }
 
     fn wait_for_event(&mut self) -> Result<Event, Error> {
-        if self.spinner.is_looking() && !self.rings {
-            let block = &self.block;
-            if self.spinner.look(|| block.asks())? {
-                return Ok(Event::Request);
-            }
-            self.sleep()?;
-        }
         loop {
-            if !self.rings && self.asks()? {
+            if self.spinner.is_looking() && !self.rings {
+                let block = &self.block;
+                if self.spinner.look(|| block.asks())? {
+                    return Ok(Event::Request);
+                }
+                self.sleep()?;
+            }
+            // Where it sleeps, or is about to, its ring is to be taken with the request: who is not
+            // known to wait for an answer never gets to look.
+            if !self.rings && self.block.state()? == code::STATE_REQUEST {
                 return Ok(Event::Request);
             }
             let ring = match self.dismissed.checked_sub(1).and_then(|at| DISMISSED.get(at)) {
@@ -332,14 +336,16 @@ impl Block {
         self.swap(offset_of!(Control, state), state)
     }
 
-    /// Whether a request stands.
-    fn asks(&self) -> Result<bool, Error> {
+    fn state(&self) -> Result<u32, Error> {
         // SAFETY: inside the frames.
         let state =
             unsafe { usercopy::load_u32(self.frames.ptr().add(offset_of!(Control, state))) };
-        state
-            .map(|state| state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
-            .ok_or(Error::StubGone)
+        state.ok_or(Error::StubGone)
+    }
+
+    /// Whether a request stands.
+    fn asks(&self) -> Result<bool, Error> {
+        self.state().map(|state| state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
     }
 
     /// The registers at the last request of a patched call site.

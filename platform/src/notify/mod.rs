@@ -163,6 +163,10 @@ impl Platform for NotifyPlatform {
         ]
     }
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.shared.spins.counters()
+    }
+
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
         Ok(Arc::new(space::Space::new(self.shared.clone())?))
     }

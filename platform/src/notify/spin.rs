@@ -43,6 +43,12 @@ pub(super) struct Spins {
     wasted: AtomicU64,
     /// Requests that were found by looking.
     found: AtomicU64,
+    /// Requests that were not.
+    rung: AtomicU64,
+    /// How often a pair began to look.
+    begun: AtomicU64,
+    /// How often it had earned to, but no CPU was to spare.
+    refused: AtomicU64,
 }
 
 fn now() -> u64 {
@@ -73,6 +79,9 @@ impl Spins {
             looking: AtomicUsize::new(0),
             wasted: AtomicU64::new(0),
             found: AtomicU64::new(0),
+            rung: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         })
     }
 
@@ -86,18 +95,23 @@ impl Spins {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// What was counted.
+    pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let per_us = (self.window / WINDOW.as_micros() as u64).max(1);
+        vec![
+            ("requests found by looking", get(&self.found)),
+            ("requests by doorbell", get(&self.rung)),
+            ("times looking began", get(&self.begun)),
+            ("times no CPU was to spare for looking", get(&self.refused)),
+            ("microseconds looked in vain", get(&self.wasted) / per_us),
+        ]
+    }
+
     /// Whether a CPU is to spare for one more that looks.
     fn has_room(&self, more: usize) -> bool {
         let busy = self.running.load(Ordering::Relaxed) + self.looking.load(Ordering::Relaxed);
         busy + more <= self.cpus.len()
-    }
-}
-
-impl Drop for Spins {
-    fn drop(&mut self) {
-        let found = *self.found.get_mut();
-        let wasted = *self.wasted.get_mut() / (self.window / WINDOW.as_micros() as u64).max(1);
-        tracing::info!(found, wasted_us = wasted, "requests found by looking instead of sleeping");
     }
 }
 
@@ -143,6 +157,7 @@ impl Spinner {
         if self.looking {
             self.hits = self.hits.saturating_add(1);
         } else {
+            self.spins.rung.fetch_add(1, Ordering::Relaxed);
             let quick = self.asked.wrapping_sub(self.replied) < self.spins.window;
             self.streak = if quick { self.streak.saturating_add(1) } else { 0 };
         }
@@ -155,7 +170,21 @@ impl Spinner {
         if self.replied.wrapping_sub(self.asked) > spins.window {
             self.streak = 0;
         }
-        !self.looking && self.streak >= self.price && spins.has_room(1)
+        if self.looking || self.streak < self.price {
+            return false;
+        }
+        let has_room = spins.has_room(1);
+        if !has_room {
+            spins.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// Whether the pair goes on looking though the guest went to sleep while it waited: one answer
+    /// came late, but not by much, and many came in time.
+    pub(super) fn forgives(&self) -> bool {
+        let took = self.replied.wrapping_sub(self.asked);
+        self.looking && self.hits >= WORTH && took < self.spins.window * EARNED_MAX
     }
 
     /// How often a guest may look for a reply that comes next, if that is to change. For the first
@@ -179,6 +208,7 @@ impl Spinner {
         self.bound = guest;
         self.hits = 0;
         self.looking = true;
+        self.spins.begun.fetch_add(1, Ordering::Relaxed);
         self.spins.looking.fetch_add(1, Ordering::Relaxed);
     }
 

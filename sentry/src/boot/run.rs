@@ -69,6 +69,9 @@ impl Running {
         if let Some(console) = &self.console {
             console.drain();
         }
+        for (what, count) in self.kernel.platform.counters() {
+            tracing::info!(what, count, "platform counter");
+        }
         for (nr, count) in self.kernel.unsupported.counts() {
             let name = crate::syscalls::entry(nr).map_or("unknown", |e| e.name);
             tracing::info!(nr, name, count, "unsupported system call, in all");
