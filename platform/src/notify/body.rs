@@ -134,8 +134,7 @@ impl Body {
             self.show_answers()?;
         }
         // Only with a guest that is known to sleep until it is answered.
-        let begin = self.spinner.replies() && self.ring.is_some();
-        if begin {
+        if self.spinner.replies() && self.ring.is_some() {
             self.spinner.start(self.tid);
         }
         if let Some(patience) = self.spinner.patience() {

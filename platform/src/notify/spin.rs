@@ -1,10 +1,11 @@
 //! When a Sentry thread and its guest thread wait for each other by looking instead of sleeping.
 //!
 //! A hand-over between two CPUs by shared memory takes a fraction of a microsecond, one by doorbell
-//! several; but who looks needs a CPU. So looking is earned: a pair begins to when many requests in
-//! a row came and were answered within [`WINDOW`], while a CPU is to spare, and stops as soon as
-//! either side has looked in vain for that long. How many it takes doubles when looking was worth
-//! less than beginning costs, and halves when it was.
+//! several; but who looks needs a CPU. So looking is earned: a pair begins to when by far the most
+//! requests came and were answered within [`WINDOW`], while a CPU is to spare, and stops as soon as
+//! either side has looked in vain for that long, or for a few times that where it has looked with
+//! success before. How many requests it takes doubles when looking was worth less than beginning
+//! costs, and halves when it was.
 //!
 //! A doorbell leaves both threads on one CPU. To begin, the guest's, which sleeps, is bound to
 //! another one, and is so for as long as the pair looks.
@@ -21,10 +22,18 @@ use crate::stub::sys::Tid;
 const WINDOW: Duration = Duration::from_micros(20);
 /// Requests in a row that earn it: at first, at least, at most.
 const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
-/// Windows more that a successful pair may look in vain: a tick of the host's is not its end.
-const EARNED_MAX: u64 = 4;
+/// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
+/// the gofer is its end.
+const PATIENT: u64 = 5;
+/// Quick requests that one which takes longer than a window, but not longer than a successful pair
+/// would look, outweighs. One that takes even longer outweighs all.
+const SLOW: u32 = 2;
+/// Windows that a late answer may take after which both go on looking, if many came in time.
+const FORGIVEN: u64 = 50;
+/// Requests in time that make up for a late answer.
+const CREDIT: u32 = 8;
 /// Windows that the guest may take to wake up on another CPU and ask for something.
-const WAKING: u64 = 16;
+const WAKING: u64 = 50;
 /// Requests that make beginning worth its while.
 const WORTH: u32 = 64;
 
@@ -37,8 +46,9 @@ pub(super) struct Spins {
     patience: u32,
     /// Guest threads that may be running guest code.
     running: AtomicUsize,
-    /// Sentry threads that look.
-    looking: AtomicUsize,
+    /// The pairs that look: when each was last seen to do something, 0 for none. Who is not seen for
+    /// long is blocked, and its place is free.
+    looking: Box<[AtomicU64]>,
     /// Processor cycles that Sentry threads looked in vain.
     wasted: AtomicU64,
     /// Requests that were found by looking.
@@ -71,12 +81,15 @@ impl Spins {
         let (cycles, time) = (now() - start_cycles, start.elapsed());
         let in_cycles =
             |d: Duration| (u128::from(cycles) * d.as_nanos() / time.as_nanos().max(1)) as u64;
+        let cpus = affinity::own();
+        // Each takes two CPUs.
+        let looking = (0..cpus.len() / 2).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Spins {
-            cpus: affinity::own(),
+            cpus,
             window: in_cycles(WINDOW),
             patience: (in_cycles(WINDOW) / per_look).clamp(1, 1 << 16) as u32,
             running: AtomicUsize::new(0),
-            looking: AtomicUsize::new(0),
+            looking,
             wasted: AtomicU64::new(0),
             found: AtomicU64::new(0),
             rung: AtomicU64::new(0),
@@ -108,23 +121,57 @@ impl Spins {
         ]
     }
 
-    /// Whether a CPU is to spare for one more that looks.
+    /// Whether the pair seen at `seen` does something still.
+    fn is_awake(&self, seen: u64, now: u64) -> bool {
+        seen != 0 && now.wrapping_sub(seen) < self.window * PATIENT
+    }
+
+    /// Whether there are CPUs for all who run and look, and so many more.
     fn has_room(&self, more: usize) -> bool {
-        let busy = self.running.load(Ordering::Relaxed) + self.looking.load(Ordering::Relaxed);
-        busy + more <= self.cpus.len()
+        let now = now();
+        let seen = self.looking.iter().map(|place| place.load(Ordering::Relaxed));
+        let looking = seen.filter(|&seen| self.is_awake(seen, now)).count();
+        self.running.load(Ordering::Relaxed) + looking + more <= self.cpus.len()
+    }
+
+    /// A place among those who look, if a CPU is to spare.
+    fn begin(&self) -> Option<usize> {
+        let now = now();
+        let place = self.has_room(1).then(|| {
+            self.looking.iter().position(|place| {
+                let seen = place.load(Ordering::Relaxed);
+                let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+                !self.is_awake(seen, now) && place.compare_exchange(seen, now, set, get).is_ok()
+            })
+        });
+        let counter = if place.flatten().is_some() { &self.begun } else { &self.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        place.flatten()
+    }
+
+    /// The pair at `place` does something, or (0) looks no more.
+    fn seen(&self, place: usize, when: u64) {
+        if let Some(place) = self.looking.get(place) {
+            place.store(when, Ordering::Relaxed);
+        }
     }
 }
 
 /// One pair's.
 pub(super) struct Spinner {
     spins: Arc<Spins>,
-    looking: bool,
+    /// Its place in [`Spins::looking`], while the pair looks.
+    place: Option<usize>,
     /// The guest thread, while the pair looks.
     bound: Tid,
     /// Quick requests in a row, while the pair does not look.
     streak: u32,
     /// Requests since it looks.
     hits: u32,
+    /// Those that were not used to make up for a late answer.
+    credit: u32,
+    /// It looked no longer because others needed the CPU.
+    crowded: bool,
     /// How many earn looking.
     price: u32,
     /// When the last request came, and when it was answered.
@@ -136,10 +183,12 @@ impl Spinner {
     pub(super) fn new(spins: Arc<Spins>) -> Spinner {
         Spinner {
             spins,
-            looking: false,
+            place: None,
             bound: 0,
             streak: 0,
             hits: 0,
+            credit: 0,
+            crowded: false,
             price: EARNED.0,
             asked: 0,
             replied: 0,
@@ -148,57 +197,71 @@ impl Spinner {
 
     /// Whether the pair looks. If not, whoever waits sleeps.
     pub(super) fn is_looking(&self) -> bool {
-        self.looking
+        self.place.is_some()
     }
 
     /// A request came.
     pub(super) fn asked(&mut self) {
         self.asked = now();
-        if self.looking {
+        if let Some(place) = self.place {
             self.hits = self.hits.saturating_add(1);
+            self.credit = self.credit.saturating_add(1);
+            self.spins.seen(place, self.asked);
         } else {
             self.spins.rung.fetch_add(1, Ordering::Relaxed);
-            let quick = self.asked.wrapping_sub(self.replied) < self.spins.window;
-            self.streak = if quick { self.streak.saturating_add(1) } else { 0 };
+            self.streak = self.streak.saturating_add(1);
+            self.weigh(self.asked.wrapping_sub(self.replied));
         }
     }
 
-    /// A request is about to be answered. Returns whether the pair should begin to look.
+    /// A request is about to be answered. Returns whether the pair has earned to look.
     pub(super) fn replies(&mut self) -> bool {
-        let spins = &self.spins;
         self.replied = now();
-        if self.replied.wrapping_sub(self.asked) > spins.window {
-            self.streak = 0;
-        }
-        if self.looking || self.streak < self.price {
+        if let Some(place) = self.place {
+            self.spins.seen(place, self.replied);
             return false;
         }
-        let has_room = spins.has_room(1);
-        if !has_room {
-            spins.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        has_room
+        self.weigh(self.replied.wrapping_sub(self.asked));
+        self.streak >= self.price
     }
 
-    /// Whether the pair goes on looking though the guest went to sleep while it waited: one answer
-    /// came late, but not by much, and many came in time.
-    pub(super) fn forgives(&self) -> bool {
+    /// One side took so many cycles.
+    fn weigh(&mut self, took: u64) {
+        if took > self.spins.window * PATIENT {
+            self.streak = 0;
+        } else if took > self.spins.window {
+            self.streak = self.streak.saturating_sub(SLOW);
+        }
+    }
+
+    /// Whether the pair goes on looking though the guest went to sleep while it waited: the answer
+    /// came late, but not by much; or by more, and many came in time.
+    pub(super) fn forgives(&mut self) -> bool {
         let took = self.replied.wrapping_sub(self.asked);
-        self.looking && self.hits >= WORTH && took < self.spins.window * EARNED_MAX
+        if took < self.spins.window * PATIENT {
+            return true;
+        }
+        let forgiven = self.credit >= CREDIT && took < self.spins.window * FORGIVEN;
+        self.credit = 0;
+        forgiven
     }
 
     /// How often a guest may look for a reply that comes next, if that is to change. For the first
     /// one it waits while this thread is still busy waking it.
     pub(super) fn patience(&self) -> Option<u32> {
-        match (self.looking, self.hits) {
+        match (self.is_looking(), self.hits) {
             (true, 0) => Some(self.spins.patience.saturating_mul(WAKING as u32)),
-            (true, 1) => Some(self.spins.patience),
+            (true, 1) => Some(self.spins.patience.saturating_mul(PATIENT as u32)),
             _ => None,
         }
     }
 
-    /// Prepares to look, while the guest sleeps: it is to wake up on another CPU.
+    /// Begins to look, if a CPU is to spare, while the guest sleeps: it is to wake up on another one.
     pub(super) fn start(&mut self, guest: Tid) {
+        self.place = self.spins.begin();
+        if self.place.is_none() {
+            return;
+        }
         let here = affinity::here();
         let cpus = &self.spins.cpus;
         let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
@@ -206,18 +269,13 @@ impl Spinner {
             affinity::set(guest, [*there]);
         }
         self.bound = guest;
-        self.hits = 0;
-        self.looking = true;
-        self.spins.begun.fetch_add(1, Ordering::Relaxed);
-        self.spins.looking.fetch_add(1, Ordering::Relaxed);
+        (self.hits, self.credit) = (0, 0);
     }
 
     /// Looks for what `come` finds. False if it did not come in time.
     pub(super) fn look<E>(&mut self, mut come: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
         let start = now();
-        // Much was saved already by a pair that has looked with success for long.
-        let earned = u64::from(self.hits / WORTH).min(EARNED_MAX) + 1;
-        let window = self.spins.window * if self.hits == 0 { WAKING } else { earned };
+        let window = self.spins.window * if self.hits == 0 { WAKING } else { PATIENT };
         loop {
             for _ in 0..16 {
                 if come()? {
@@ -228,8 +286,10 @@ impl Spinner {
             }
             let looked = now().wrapping_sub(start);
             // Nobody else may need the CPU more.
-            if looked > window || !self.spins.has_room(0) {
+            let has_room = self.spins.has_room(0);
+            if looked > window || !has_room {
                 self.spins.wasted.fetch_add(looked, Ordering::Relaxed);
+                self.crowded = !has_room;
                 return Ok(false);
             }
         }
@@ -237,11 +297,14 @@ impl Spinner {
 
     /// Ends looking.
     pub(super) fn stop(&mut self) {
-        if !std::mem::take(&mut self.looking) {
+        let Some(place) = self.place.take() else { return };
+        self.spins.seen(place, 0);
+        affinity::set(self.bound, self.spins.cpus.iter().copied());
+        if std::mem::take(&mut self.crowded) {
+            // It was not to blame.
+            self.streak = self.price / 2;
             return;
         }
-        self.spins.looking.fetch_sub(1, Ordering::Relaxed);
-        affinity::set(self.bound, self.spins.cpus.iter().copied());
         let worth = self.hits >= WORTH;
         let price = if worth { self.price / 2 } else { self.price.saturating_mul(2) };
         self.price = price.clamp(EARNED.1, EARNED.2);
