@@ -227,7 +227,7 @@ impl Current {
     /// Tells the guest thread what the platform may answer without the kernel: who this task is,
     /// which changes only when the task itself does something. Not while calls are watched.
     fn tell_ids(&mut self) {
-        self.task.ids_changed.store(false, Ordering::SeqCst);
+        self.task.note_told();
         if self.kernel.strace.is_some() {
             return;
         }
@@ -266,7 +266,7 @@ impl Current {
             self.guest.run(&mut self.regs)
         };
         self.task.cpu.switch(Mode::System);
-        self.task.set_in_guest(false);
+        self.task.leave_guest();
         match trap {
             Ok(Trap::Syscall) => {
                 self.in_syscall = true;

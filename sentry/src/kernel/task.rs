@@ -11,7 +11,7 @@ use super::cpu_clock::{CpuClock, Mode};
 use super::seccomp::Seccomp;
 use super::signal::{SigSet, TaskSignals};
 use super::users::{TaskCharge, User};
-use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup};
+use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup, WaitQueue};
 use crate::mm::MemoryManager;
 use crate::vfs::{FileDescription, IoSrc};
 
@@ -44,6 +44,8 @@ pub struct Task {
     /// What its guest thread may answer by itself is not what it was told, if anything: its ids
     /// changed, or its filters.
     pub(super) ids_changed: AtomicBool,
+    /// Woken when it leaves guest code while `ids_changed` is set, and when that is cleared.
+    left_guest: WaitQueue,
     kicker: Mutex<Option<Arc<dyn Kicker>>>,
     /// Pending signals and masks; locked inside the group's signal lock.
     pub signals: Mutex<TaskSignals>,
@@ -114,6 +116,7 @@ impl Task {
             in_guest: AtomicBool::new(false),
             seccomp: Seccomp::default(),
             ids_changed: AtomicBool::new(true),
+            left_guest: WaitQueue::new(),
             kicker: Mutex::new(None),
             signals: Mutex::default(),
             charge,
@@ -303,19 +306,33 @@ impl Task {
         }
     }
 
-    /// Returns when the task runs no guest code any more of before `ids_changed` was set. Only takes it
-    /// out of guest code: a sleep goes on.
-    pub(super) fn leave_guest(&self) {
+    /// Takes `other` out of guest code that began to run before its `ids_changed` was set, and waits
+    /// until it is out, or the calling task is killed. A sleep of the other goes on.
+    pub(super) fn recall(&self, other: &Task) {
         let stale =
-            || self.in_guest.load(Ordering::SeqCst) && self.ids_changed.load(Ordering::SeqCst);
-        if stale()
-            && let Some(kicker) = &*self.kicker.lock()
-        {
+            || other.in_guest.load(Ordering::SeqCst) && other.ids_changed.load(Ordering::SeqCst);
+        if !stale() {
+            return;
+        }
+        let _registration = other.left_guest.register(Events::IN, self.sleeper.clone());
+        if let Some(kicker) = &*other.kicker.lock() {
             kicker.kick();
         }
-        // As long as a kick takes.
-        while stale() {
-            std::thread::yield_now();
+        // Killed, it makes no calls that the other's must not pass.
+        let _ = self.block_killable(|| !stale());
+    }
+
+    /// Says that what changed is about to be told, before guest code runs.
+    pub(super) fn note_told(&self) {
+        self.ids_changed.store(false, Ordering::SeqCst);
+        self.left_guest.wake(Events::IN);
+    }
+
+    /// Says that guest code does not run any more.
+    pub(super) fn leave_guest(&self) {
+        self.set_in_guest(false);
+        if self.ids_changed.load(Ordering::SeqCst) {
+            self.left_guest.wake(Events::IN);
         }
     }
 

@@ -269,7 +269,7 @@ pub fn set_filter(
     }
     drop(gone);
     for other in &others {
-        other.leave_guest();
+        task.recall(other);
     }
     Ok(None)
 }
