@@ -10,6 +10,7 @@
 //! which is to begin their `main` with [`init`].
 
 mod builder;
+mod cgroup;
 mod environment;
 mod error;
 mod features;
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod seccomp;
 
 pub use builder::{Builder, Input, Output};
+pub use cgroup::{Cgroup, CgroupReport};
 pub use error::Error;
 pub use helper::init;
 pub use limits::Limits;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::unistd;
 use sentry::boot::spec::{self, BootSpec};
 
+use crate::cgroup::Cgroup;
 use crate::environment;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -40,6 +41,10 @@ pub(crate) struct Plan {
     pub(crate) log: OwnedFd,
     /// All limits, those of the profile as well.
     pub(crate) limits: Limits,
+    /// The host's group for all processes.
+    pub(crate) cgroup: Cgroup,
+    /// What the group keeps: what was asked for, not what is there by default.
+    pub(crate) cgroup_limits: Limits,
 }
 
 /// Checks everything, and opens the log file.
@@ -112,7 +117,8 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         let names = unknown.join(", ");
         tracing::warn!("--seccomp: unknown system calls are skipped: {names}");
     }
-    Ok(Plan { spec, files, log, limits })
+    let cgroup_limits = if sandbox.profile.is_some() { limits } else { sandbox.limits };
+    Ok(Plan { spec, files, log, limits, cgroup: sandbox.cgroup.clone(), cgroup_limits })
 }
 
 /// The caller's user, group and supplementary groups.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sentry::boot::{Cause, Counts, ExitStatus};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::CgroupReport;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::view::plain;
@@ -47,6 +48,10 @@ pub struct Report {
     pub complete: bool,
     /// The limits that were in force.
     pub limits: Limits,
+    /// What the host's control group counted, if there was one.
+    pub cgroup: Option<CgroupReport>,
+    /// Limits that were asked of a control group and that none keeps.
+    pub not_kept: Vec<String>,
     /// How guest code was run.
     pub platform: String,
     /// What each process was locked into.

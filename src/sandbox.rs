@@ -7,6 +7,7 @@ use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::builder::Builder;
+use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::profile::Profile;
@@ -38,6 +39,8 @@ pub struct Sandbox {
     pub seccomp: Option<PathBuf>,
     /// What it may use.
     pub limits: Limits,
+    /// What the host's control groups see to.
+    pub cgroup: Cgroup,
     /// How guest code is run.
     pub platform: PlatformChoice,
     /// Which system calls to print.

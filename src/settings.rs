@@ -12,6 +12,7 @@ use clap::Args;
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::Deserialize;
 
+use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::limits::{self, Limits};
 use crate::profile::Profile;
@@ -112,6 +113,21 @@ pub(crate) struct Settings {
     /// Most bytes in file systems in memory, together
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     tmp_size: Option<Text>,
+    /// Make a group of the host's for the sandbox: auto, none, a path, SLICE:PREFIX:NAME
+    #[arg(long, value_name = "PLACE", help_heading = "Control group")]
+    cgroup: Option<Text>,
+    /// Run everything on these processors: 0-2,5
+    #[arg(long, value_name = "LIST", help_heading = "Control group")]
+    cpuset: Option<Text>,
+    /// Share of processor time among neighbours: 1 to 10000, usually 100
+    #[arg(long, value_name = "N", help_heading = "Control group")]
+    cpu_weight: Option<Text>,
+    /// Share of input and output, likewise
+    #[arg(long, value_name = "N", help_heading = "Control group")]
+    io_weight: Option<Text>,
+    /// Limit a block device: '8:16 rbps=1048576 wiops=100'
+    #[arg(long, value_name = "LIMITS", help_heading = "Control group")]
+    io_max: Vec<Text>,
     /// How guest code is run: auto, ptrace, notify, notify-unpatched
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Text>,
@@ -181,6 +197,11 @@ impl Settings {
             cpu_time: self.cpu_time.or(base.cpu_time),
             output_limit: self.output_limit.or(base.output_limit),
             tmp_size: self.tmp_size.or(base.tmp_size),
+            cgroup: self.cgroup.or(base.cgroup),
+            cpuset: self.cpuset.or(base.cpuset),
+            cpu_weight: self.cpu_weight.or(base.cpu_weight),
+            io_weight: self.io_weight.or(base.io_weight),
+            io_max: both(base.io_max, self.io_max),
             platform: self.platform.or(base.platform),
             strace: self.strace.or(base.strace),
             log: self.log.or(base.log),
@@ -214,6 +235,7 @@ impl Settings {
             hostname: self.hostname.as_ref().map(|name| name.0.clone()),
             seccomp: self.seccomp.as_ref().map(|path| PathBuf::from(&path.0)),
             limits: self.limits()?,
+            cgroup: self.cgroup()?,
             platform: match &self.platform {
                 Some(name) => platform(&name.0)?,
                 None => PlatformChoice::default(),
@@ -229,6 +251,24 @@ impl Settings {
                 }
             },
         })
+    }
+
+    fn cgroup(&self) -> Result<Cgroup, Error> {
+        let text =
+            |value: &Option<Text>| value.as_ref().map(|it| it.0.to_string_lossy().into_owned());
+        let weight = |option, value: &Option<Text>| {
+            text(value).map(|text| limits::count(option, &text)).transpose()
+        };
+        let cgroup = Cgroup {
+            place: text(&self.cgroup),
+            cpuset: text(&self.cpuset),
+            cpu_weight: weight("--cpu-weight", &self.cpu_weight)?,
+            io_weight: weight("--io-weight", &self.io_weight)?,
+            io_max: self.io_max.iter().map(|it| it.0.to_string_lossy().into_owned()).collect(),
+        };
+        cgroup.place()?;
+        cgroup.limits(&Limits::default())?;
+        Ok(cgroup)
     }
 
     fn limits(&self) -> Result<Limits, Error> {

@@ -17,6 +17,7 @@ pub fn host_features() -> Vec<(&'static str, String)> {
             read("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_else(|_| "unknown".into()),
         ),
         ("landlock", landlock),
+        ("cgroups", crate::cgroup::Host::look().describe()),
         ("lsm", read("/sys/kernel/security/lsm").unwrap_or_else(|_| "unknown".into())),
     ]
 }

@@ -37,6 +37,11 @@ impl Caller {
         })
     }
 
+    /// Whether it may do on the host what root may.
+    pub(super) fn privileged(&self) -> bool {
+        self.privileged
+    }
+
     /// The caller's own ids and nothing else, which is all that an unprivileged process may map.
     fn itself(&self) -> Identity {
         Identity {

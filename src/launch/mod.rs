@@ -17,6 +17,7 @@ mod terminal;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -27,6 +28,7 @@ use self::jails::Caller;
 use self::signals::Signals;
 use self::supervise::{Supervisor, Watched};
 use self::terminal::Terminal;
+use crate::cgroup::Made;
 use crate::error::Error;
 use crate::plan::{self, Plan};
 use crate::report::Report;
@@ -42,7 +44,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
-    let Plan { mut spec, files, log, limits } = plan;
+    let Plan { mut spec, files, log, limits, cgroup, cgroup_limits } = plan;
     let signals = Signals::block()?;
     let mut terminal = Terminal::find();
     spec.terminal = terminal.as_ref().map(Terminal::spec);
@@ -52,7 +54,8 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
         .write(true)
         .open("/dev/null")
         .map_err(|error| Error::host("opening /dev/null", error))?;
-    let cgroup = None;
+    let Made { group, missing } = cgroup.make(&cgroup_limits, caller.privileged())?;
+    let cgroup = group.map(Arc::new);
     let (gofer_end, sentry_end) = packets()?;
     let (control, their_control) = packets()?;
 
@@ -95,7 +98,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     };
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control));
-    let watched = Watched::new(limits);
+    let watched = Watched::new(limits, cgroup, missing);
     Supervisor { sentry, gofer, control, signals, terminal, owner, watched }.run()
 }
 

@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lockdown::cgroup::Cgroup;
 use lockdown::{Child, Exit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
@@ -34,6 +36,8 @@ const MAX_PLATFORM: usize = 32;
 /// What is known of a sandbox besides what happens next.
 pub(super) struct Watched {
     limits: Limits,
+    cgroup: Option<Arc<Cgroup>>,
+    not_kept: Vec<String>,
     /// When the program was started; until then, when the sandbox was.
     start: Instant,
     started: bool,
@@ -44,9 +48,15 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(limits: Limits) -> Watched {
+    pub(super) fn new(
+        limits: Limits,
+        cgroup: Option<Arc<Cgroup>>,
+        not_kept: Vec<String>,
+    ) -> Watched {
         Watched {
             limits,
+            cgroup,
+            not_kept,
             start: Instant::now(),
             started: false,
             patience: None,
@@ -82,6 +92,8 @@ impl Watched {
             oom_kills: usage.oom_kills,
             complete,
             limits: self.limits,
+            cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.usage().into()),
+            not_kept: self.not_kept.clone(),
             platform: self.platform.clone(),
             layers: self.layers.clone(),
             stdout: Vec::new(),
