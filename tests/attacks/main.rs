@@ -17,6 +17,7 @@ mod doorbell;
 mod escape;
 mod evade;
 mod exhaust;
+mod fuzz;
 mod health;
 mod jump;
 mod objects;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
+        ["fuzz", seed, seconds, table] => return fuzz::run(seed, seconds, table),
         [class] => (*class, None),
         [class, only] => (*class, Some(*only)),
         _ => ("", None),

@@ -263,7 +263,7 @@ impl Supervisor {
     }
 }
 
-fn processes() -> Vec<i32> {
+pub fn processes() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

@@ -333,6 +333,11 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
     let kernel = cur.kernel.clone();
     let parent = &cur.task;
     let _family = kernel.tasks.family();
+    // A signal to many, which is sent under that lock, has reached the parent before there was a
+    // child, or will reach both: no family of forking processes outlives a kill(-1).
+    if parent.interrupted() {
+        return Err(Errno::ERESTARTNOINTR);
+    }
     let task = kernel.tasks.insert(args.set_tid, |tid| {
         let group = if flags.contains(CloneFlags::THREAD) {
             parent.group.clone()

@@ -192,6 +192,8 @@ pub fn kill(cur: &mut Current, args: &Args) -> SysResult {
     };
     let pgrp = cur.kernel.tasks.pgrp(pgid).ok_or(Errno::ESRCH)?;
     check_signo(signo)?;
+    // Nobody is born meanwhile that would not get it.
+    let _family = cur.kernel.tasks.family();
     let mut result = Err(Errno::ESRCH);
     for member in pgrp.members() {
         let sent = send_group(cur, &member, info);
@@ -204,6 +206,7 @@ pub fn kill(cur: &mut Current, args: &Args) -> SysResult {
 
 /// kill(-1): everybody but init and the caller.
 fn kill_all(cur: &Current, info: SigInfo) -> SysResult {
+    let _family = cur.kernel.tasks.family();
     let mut result = Err(Errno::ESRCH);
     for group in cur.kernel.tasks.groups() {
         if group.tgid == 1 || Arc::ptr_eq(&group, &cur.group) {
