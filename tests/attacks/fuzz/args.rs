@@ -280,7 +280,7 @@ impl Arena {
                 0 => 1024 + (draw >> 8) % 20,
                 _ => (draw >> 8) % 40,
             },
-            Kind::FutexOp => (draw >> 8) % 14 | (draw >> 16 & 3) << 7,
+            Kind::FutexOp => ((draw >> 8) % 14) | ((draw >> 16 & 3) << 7),
             Kind::Hex => match draw & 3 {
                 0 => self.pointer(chance),
                 1 => self.bits(chance, u64::MAX >> 32),

@@ -64,7 +64,7 @@ fn rage(seed: u64, seconds: u64, table: &[Call]) -> Result<String, String> {
     let start = now();
     let mut generation = 0;
     while now() - start < seconds * 1000 {
-        let victim = Victim::start(share);
+        Victim::start(share);
         for (number, user) in USERS.into_iter().enumerate() {
             let mix = seed.wrapping_add(generation * 64 + number as u64);
             // SAFETY: the process has one thread.
@@ -76,8 +76,6 @@ fn rage(seed: u64, seconds: u64, table: &[Call]) -> Result<String, String> {
                 work(table, user, mix.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, &share.cells[1]);
             }
         }
-        // The memory that workers share among each other is theirs; the bystander's answers count
-        // unless root among the workers has killed it.
         doze(LIFE);
         // SAFETY: everybody but us.
         unsafe { libc::kill(-1, libc::SIGKILL) };
@@ -94,7 +92,6 @@ fn rage(seed: u64, seconds: u64, table: &[Call]) -> Result<String, String> {
             }
             doze(1);
         }
-        drop(victim);
         health::check().map_err(|what| format!("after generation {generation}: {what}"))?;
         generation += 1;
     }
