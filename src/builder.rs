@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sentry::boot::spec::PlatformChoice;
 
+use crate::audit::Audit;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::profile::Profile;
@@ -141,6 +142,15 @@ impl Builder {
     /// The host name inside.
     pub fn hostname(mut self, name: impl Into<OsString>) -> Builder {
         self.sandbox.hostname = Some(name.into());
+        self
+    }
+
+    /// What is recorded about it, and what is done about alerts. Of [`SinkChoice::Descriptor`], the
+    /// number is the helper's, if one runs the sandbox.
+    ///
+    /// [`SinkChoice::Descriptor`]: crate::SinkChoice::Descriptor
+    pub fn audit(mut self, audit: Audit) -> Builder {
+        self.sandbox.audit = audit;
         self
     }
 

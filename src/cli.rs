@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::check::{Check, Severity};
 use crate::error::Error;
+use crate::events::{self, Events};
 use crate::features;
 use crate::sandbox::Sandbox;
 use crate::settings::{Settings, unknown};
@@ -26,6 +27,8 @@ pub enum Action {
     },
     /// Judge a configuration.
     Check(Check),
+    /// Follow an audit file.
+    Events(Events),
     /// Complain.
     Fail(Error),
 }
@@ -71,6 +74,40 @@ Exit status: 0 if nothing is found, or only what is for your information; else b
         #[arg(long)]
         json: bool,
     },
+    /// Show the records of an audit file, and those that come, until its sandboxes have ended
+    #[command(override_usage = "rsentry events [OPTIONS] FILE")]
+    Events(EventsArgs),
+}
+
+#[derive(Debug, Args)]
+struct EventsArgs {
+    /// Only these kinds of records, separated by commas
+    #[arg(long, value_name = "KIND,...")]
+    kind: Option<OsString>,
+    /// Only records of this sandbox
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    /// Print the records as they are
+    #[arg(long)]
+    json: bool,
+    /// Show what is there, and do not wait for more
+    #[arg(long)]
+    no_follow: bool,
+    /// The audit file; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl EventsArgs {
+    fn events(self) -> Result<Events, Error> {
+        Ok(Events {
+            file: self.file,
+            kinds: self.kind.as_deref().map(events::kinds).transpose()?.unwrap_or_default(),
+            sandbox: self.id,
+            json: self.json,
+            follow: !self.no_follow,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +159,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
         }
         Some(Command::Features { json }) => return Action::Print(features::report(json)),
         Some(Command::Check(arguments)) => arguments.check().map(Action::Check),
+        Some(Command::Events(arguments)) => arguments.events().map(Action::Events),
         None => Err(Error::Usage("no command given; see 'rsentry --help'".into())),
     };
     action.unwrap_or_else(Action::Fail)

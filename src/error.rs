@@ -38,6 +38,9 @@ pub enum Error {
     /// A process of the sandbox ended before its time.
     #[error("{0}")]
     Died(String),
+    /// A process of the sandbox did what it never does of itself: it was taken over, or has a bug.
+    #[error("{0}")]
+    Violation(String),
 }
 
 impl Error {

@@ -9,6 +9,7 @@
 //! [`Sandbox::builder`] has all options; [`Builder::run`] says what programs with threads must do,
 //! which is to begin their `main` with [`init`].
 
+mod audit;
 mod builder;
 mod cgroup;
 mod environment;
@@ -27,8 +28,10 @@ mod view;
 
 pub mod check;
 pub mod cli;
+pub mod events;
 pub mod seccomp;
 
+pub use audit::{Audit, OnAlert, SinkChoice};
 pub use builder::{Builder, Input, Output};
 pub use cgroup::{Cgroup, CgroupReport};
 pub use error::Error;

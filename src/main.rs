@@ -28,6 +28,10 @@ pub fn main() -> ExitCode {
             Ok((text, code)) => return print(&text, code),
             Err(error) => Err(error),
         },
+        Action::Events(events) => match events.run(&mut std::io::stdout().lock()) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => Err(error),
+        },
         Action::Run { sandbox, report } => run(&sandbox, report.as_deref()),
         Action::Fail(error) => Err(error),
     };

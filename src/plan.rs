@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::unistd;
 use sentry::boot::spec::{self, BootSpec};
 
+use crate::audit::Auditor;
 use crate::cgroup::Cgroup;
 use crate::environment;
 use crate::error::Error;
@@ -45,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) cgroup: Cgroup,
     /// What the group keeps: what was asked for, not what is there by default.
     pub(crate) cgroup_limits: Limits,
+    /// Who writes audit records, if anybody is to.
+    pub(crate) auditor: Option<Auditor>,
 }
 
 /// Checks everything, and opens the log file.
@@ -110,7 +113,8 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         seccomp: seccomp.as_ref().map(|compiled| compiled.spec.clone()),
         limits: for_sentry(&limits),
     };
-    // Last, because it may create a file.
+    // Last, because these may create files.
+    let auditor = Auditor::open(&sandbox.audit, sandbox)?;
     let log = open_log(sandbox.log.as_deref())?;
     log::start(sandbox.log_format, sandbox.log.is_some());
     if let Some(unknown) = seccomp.map(|compiled| compiled.unknown).filter(|u| !u.is_empty()) {
@@ -118,7 +122,8 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         tracing::warn!("--seccomp: unknown system calls are skipped: {names}");
     }
     let cgroup_limits = if sandbox.profile.is_some() { limits } else { sandbox.limits };
-    Ok(Plan { spec, files, log, limits, cgroup: sandbox.cgroup.clone(), cgroup_limits })
+    let cgroup = sandbox.cgroup.clone();
+    Ok(Plan { spec, files, log, limits, cgroup, cgroup_limits, auditor })
 }
 
 /// The caller's user, group and supplementary groups.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audit;
 use crate::builder::Builder;
 use crate::cgroup::Cgroup;
 use crate::error::Error;
@@ -49,6 +50,8 @@ pub struct Sandbox {
     pub log: Option<PathBuf>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// What is recorded about it, and what is done about alerts.
+    pub audit: Audit,
 }
 
 /// A host file or directory that is shown inside as it is, without the overlay.

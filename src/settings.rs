@@ -12,6 +12,7 @@ use clap::Args;
 use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::Deserialize;
 
+use crate::audit::{self, Audit, OnAlert, SinkChoice};
 use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::limits::{self, Limits};
@@ -146,6 +147,18 @@ pub(crate) struct Settings {
     /// How log lines look: text, json
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<Text>,
+    /// Write audit records: to FILE (appended), fd:N, syslog, journald
+    #[arg(long, value_name = "SINK", help_heading = "Audit")]
+    audit: Option<Text>,
+    /// Kill the sandbox if audit records cannot be written
+    #[arg(long, help_heading = "Audit")]
+    audit_required: bool,
+    /// What to do about escapes tried, limits hit, records lost: log, kill, exec:CMD
+    #[arg(long, value_name = "ACTION", help_heading = "Audit")]
+    on_alert: Vec<Text>,
+    /// The sandbox's name in audit records [default: a random one]
+    #[arg(long, value_name = "NAME", help_heading = "Audit")]
+    id: Option<Text>,
     /// Write to FILE, as JSON, how the sandbox ended and what it used
     #[arg(long, value_name = "FILE")]
     report: Option<Text>,
@@ -206,6 +219,10 @@ impl Settings {
             strace: self.strace.or(base.strace),
             log: self.log.or(base.log),
             log_format: self.log_format.or(base.log_format),
+            audit: self.audit.or(base.audit),
+            audit_required: self.audit_required || base.audit_required,
+            on_alert: both(base.on_alert, self.on_alert),
+            id: self.id.or(base.id),
             report: self.report.or(base.report),
         }
     }
@@ -250,6 +267,20 @@ impl Settings {
                     return Err(unknown("--log-format", value, "text, json"));
                 }
             },
+            audit: self.audit()?,
+        })
+    }
+
+    fn audit(&self) -> Result<Audit, Error> {
+        let sink = self.audit.as_ref().map(|sink| SinkChoice::parse(&sink.0)).transpose()?;
+        if self.audit_required && sink.is_none() {
+            return Err(Error::option("--audit-required", "there is no --audit"));
+        }
+        Ok(Audit {
+            sink,
+            required: self.audit_required,
+            on_alert: OnAlert::parse_all(self.on_alert.iter().map(|action| &*action.0))?,
+            id: self.id.as_ref().map(|name| audit::id(&name.0)).transpose()?,
         })
     }
 

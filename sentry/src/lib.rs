@@ -1,5 +1,6 @@
 //! The kernel: tasks, memory, files, signals, system calls.
 
+pub mod audit;
 pub mod boot;
 pub mod fs;
 pub mod kernel;

@@ -186,7 +186,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Nothing in it moves a terminal's cursor or reverses its text.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     text.chars().for_each(|c| push_escaped(&mut out, c));
     out

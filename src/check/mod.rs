@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub(crate) use finding::escaped;
 pub use finding::{Finding, Report, Severity};
 
 use crate::error::Error;

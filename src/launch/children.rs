@@ -27,6 +27,8 @@ pub(super) mod sentry_fd {
     pub(in super::super) const CONTROL: i32 = 3;
     pub(in super::super) const GOFER: i32 = 4;
     pub(in super::super) const LOG: i32 = 5;
+    /// If there is an audit.
+    pub(in super::super) const AUDIT: i32 = 6;
 }
 
 /// Takes ownership of a descriptor that `lockdown` put in its place.
@@ -110,7 +112,7 @@ fn bound_arenas() {
 
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
-pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer, hook: Hook) -> u8 {
+pub(super) fn sentry_main(spec: BootSpec, audit: bool, sealer: Sealer, hook: Hook) -> u8 {
     bound_arenas();
     log::use_descriptor(sentry_fd::LOG);
     let fds = BootFds {
@@ -120,6 +122,7 @@ pub(super) fn sentry_main(spec: BootSpec, sealer: Sealer, hook: Hook) -> u8 {
         control: take(sentry_fd::CONTROL),
         gofer: take(sentry_fd::GOFER),
         log: take(sentry_fd::LOG),
+        audit: audit.then(|| take(sentry_fd::AUDIT)),
     };
     let seal = Box::new(move |calls: HostCalls| {
         seal(sealer, &jails::sentry_calls(&calls))?;

@@ -44,7 +44,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
-    let Plan { mut spec, files, log, limits, cgroup, cgroup_limits } = plan;
+    let Plan { mut spec, files, log, limits, cgroup, cgroup_limits, mut auditor } = plan;
     let signals = Signals::block()?;
     let mut terminal = Terminal::find();
     spec.terminal = terminal.as_ref().map(Terminal::spec);
@@ -58,6 +58,13 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     let cgroup = group.map(Arc::new);
     let (gofer_end, sentry_end) = packets()?;
     let (control, their_control) = packets()?;
+    let mut their_audit = None;
+    if let Some(auditor) = &mut auditor {
+        let (ours, theirs) = packets()?;
+        // SAFETY: the process has one thread, as was checked above.
+        unsafe { auditor.begin(ours) }?;
+        their_audit = Some(theirs);
+    }
 
     let jail = jails::gofer(&caller, &files, &cgroup);
     let mut keep = vec![null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
@@ -80,13 +87,15 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
         sentry_end.as_fd(),
         log.as_fd(),
     ];
+    let audit = their_audit.is_some();
+    keep.extend(their_audit.iter().map(AsFd::as_fd));
     let hook = Hook::add(jail.name, &mut keep);
     if let Some(terminal) = &mut terminal {
         terminal.make_raw();
     }
     // SAFETY: as above.
     let sentry = unsafe {
-        lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, sealer, hook))
+        lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, audit, sealer, hook))
     };
     let sentry = match sentry {
         Ok(sentry) => sentry,
@@ -97,9 +106,13 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
         }
     };
     // Only the two processes hold their ends now, so that each sees the other's death.
-    drop((gofer_end, sentry_end, their_control));
+    drop((gofer_end, sentry_end, their_control, their_audit));
     let watched = Watched::new(limits, cgroup, missing);
-    Supervisor { sentry, gofer, control, signals, terminal, owner, watched }.run()
+    let mut supervisor =
+        Supervisor { sentry, gofer, control, signals, terminal, owner, watched, auditor };
+    let ended = supervisor.run();
+    supervisor.finish(&ended);
+    ended
 }
 
 /// A fork of a process with threads may hold their locks, which nobody would ever release.

@@ -18,6 +18,7 @@ use super::culprit;
 use super::layers;
 use super::signals::{Action, Signals};
 use super::terminal::Terminal;
+use crate::audit::{Auditor, Verdict};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::report::{Layers, Report};
@@ -33,6 +34,9 @@ const REPORT_TIME: Duration = Duration::from_millis(200);
 /// Longest name of a platform.
 const MAX_PLATFORM: usize = 32;
 
+/// The owner's place among what is waited for.
+const OWNER: usize = 4;
+
 /// What is known of a sandbox besides what happens next.
 pub(super) struct Watched {
     limits: Limits,
@@ -41,8 +45,8 @@ pub(super) struct Watched {
     /// When the program was started; until then, when the sandbox was.
     start: Instant,
     started: bool,
-    /// The Sentry was told that the time is up, and has until then to answer.
-    patience: Option<Instant>,
+    /// The Sentry was told to end the sandbox, for this reason, and has until then to answer.
+    told: Option<(Cause, Instant)>,
     platform: String,
     layers: Vec<Layers>,
 }
@@ -59,7 +63,7 @@ impl Watched {
             not_kept,
             start: Instant::now(),
             started: false,
-            patience: None,
+            told: None,
             platform: String::new(),
             layers: Vec::new(),
         }
@@ -67,15 +71,16 @@ impl Watched {
 
     /// When something is to be done about the time.
     fn deadline(&self) -> Option<Instant> {
-        self.patience.or_else(|| self.start.checked_add(self.limits.wall?))
+        let answer = self.told.map(|(_, deadline)| deadline);
+        answer.or_else(|| self.start.checked_add(self.limits.wall?))
     }
 
     fn report(&self, ending: Ending, complete: bool) -> Report {
         let Ending { status, mut cause, usage } = ending;
-        // The time is the launcher's business alone.
-        if self.patience.is_some() {
-            cause = Cause::Wall;
-        } else if cause == Cause::Wall {
+        // Time and policy are the launcher's business alone.
+        if let Some((told, _)) = self.told {
+            cause = told;
+        } else if matches!(cause, Cause::Wall | Cause::Policy) {
             cause = Cause::Signal;
         }
         Report {
@@ -112,10 +117,13 @@ pub(super) struct Supervisor {
     /// Connected to whoever wants the sandbox, if that is another process.
     pub(super) owner: Option<OwnedFd>,
     pub(super) watched: Watched,
+    pub(super) auditor: Option<Auditor>,
 }
 
 /// Which descriptors have something to say.
 struct Ready {
+    /// None: the time is up.
+    nothing: bool,
     signals: bool,
     control: bool,
     sentry: bool,
@@ -129,6 +137,9 @@ impl Supervisor {
         let mut suspending = false;
         loop {
             let ready = self.wait(self.timeout(suspending))?;
+            if let Some(verdict) = self.auditor.as_mut().and_then(Auditor::turn) {
+                self.end_by_policy(&verdict);
+            }
             // What the Sentry has said counts before what has become of the processes.
             if ready.control {
                 match self.message()? {
@@ -161,7 +172,7 @@ impl Supervisor {
                 return Err(Error::Died("whoever wanted the sandbox is gone".into()));
             } else if let Some(report) = self.check_time() {
                 return Ok(report);
-            } else if suspending && !ready.signals {
+            } else if suspending && ready.nothing {
                 suspending = false;
                 self.stop()?;
             }
@@ -188,14 +199,27 @@ impl Supervisor {
         if self.watched.deadline().is_none_or(|deadline| Instant::now() < deadline) {
             return None;
         }
-        if self.watched.patience.is_none() {
-            self.watched.patience = Some(Instant::now() + REPORT_TIME);
-            self.tell(&ToSentry::End(Cause::Wall));
+        let Some((cause, _)) = self.watched.told else {
+            self.tell_to_end(Cause::Wall);
             return None;
-        }
+        };
         let status = ExitStatus::Signal(libc::SIGKILL as u8);
-        let ending = Ending { status, cause: Cause::Wall, usage: Usage::default() };
+        let ending = Ending { status, cause, usage: Usage::default() };
         Some(self.watched.report(ending, false))
+    }
+
+    /// Asks the Sentry to end the sandbox; the first reason counts.
+    fn tell_to_end(&mut self, cause: Cause) {
+        if self.watched.told.is_none() {
+            self.watched.told = Some((cause, Instant::now() + REPORT_TIME));
+            self.tell(&ToSentry::End(cause));
+        }
+    }
+
+    /// The audit says that the sandbox has to end.
+    fn end_by_policy(&mut self, verdict: &Verdict) {
+        tracing::error!("the sandbox is killed by policy: {verdict}");
+        self.tell_to_end(Cause::Policy);
     }
 
     /// How long nothing has to be done if nothing happens.
@@ -231,18 +255,19 @@ impl Supervisor {
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<Ready, Error> {
-        let owner = self.owner.as_ref().map_or(self.control.as_fd(), AsFd::as_fd);
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(self.signals.fd().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.sentry.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gofer.as_fd(), PollFlags::POLLIN),
-            // Whatever comes: it has said all that it has to say.
-            PollFd::new(owner, PollFlags::POLLIN),
         ];
-        let fds = if self.owner.is_some() { &mut fds[..] } else { &mut fds[..4] };
+        let owners = self.owner.iter();
+        // Whatever comes: it has said all that it has to say.
+        fds.extend(owners.map(|owner| PollFd::new(owner.as_fd(), PollFlags::POLLIN)));
+        let others = fds.len();
+        fds.extend(self.auditor.iter().flat_map(Auditor::poll_fds));
         loop {
-            match poll(fds, timeout) {
+            match poll(&mut fds, timeout) {
                 Ok(_) => break,
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(Error::host("poll", error)),
@@ -250,11 +275,12 @@ impl Supervisor {
         }
         let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
         Ok(Ready {
+            nothing: !(0..fds.len()).any(ready),
             signals: ready(0),
             control: ready(1),
             sentry: ready(2),
             gofer: ready(3),
-            owner: ready(4),
+            owner: others > OWNER && ready(OWNER),
         })
     }
 
@@ -263,7 +289,7 @@ impl Supervisor {
             Ok(message) => Ok(message),
             // A reset means that it died with our messages unread.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(Error::host("the sentry sent nonsense", error)),
+            Err(error) => Err(Error::Violation(format!("the sentry sent nonsense: {error}"))),
         }
     }
 
@@ -305,6 +331,16 @@ impl Supervisor {
         raise(Signal::SIGSTOP).map_err(|error| Error::host("stopping", error))
     }
 
+    /// Writes the audit's last records: how the sandbox has ended.
+    pub(super) fn finish(&mut self, ended: &Result<Report, Error>) {
+        let Some(mut auditor) = self.auditor.take() else { return };
+        // What they still had to say is in the audit's socket.
+        for child in [&self.sentry, &self.gofer] {
+            drop(child.kill());
+        }
+        auditor.end(ended);
+    }
+
     /// Sends a message. If the Sentry is gone the poll loop will notice.
     fn tell(&self, message: &ToSentry) {
         drop(control::send(&self.control, message));
@@ -335,7 +371,8 @@ fn died(child: &Child, exit: std::io::Result<Exit>) -> Error {
         Ok(Exit::Code(code)) => format!("exited unexpectedly with code {code}"),
         Ok(Exit::Signal(libc::SIGSYS)) => {
             let call = culprit::find(child.pid()).map_or_else(String::new, |it| format!(" ({it})"));
-            format!("was killed: it made a host call{call} that is not on its seccomp allow-list")
+            let how = format!("made a host call{call} that is not on its seccomp allow-list");
+            return Error::Violation(format!("the {} was killed: it {how}", child.name()));
         }
         Ok(Exit::Signal(signo)) => format!("was killed by signal {signo}"),
         Err(error) => format!("cannot be waited for: {error}"),

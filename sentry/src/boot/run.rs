@@ -69,6 +69,9 @@ impl Running {
         if let Some(console) = &self.console {
             console.drain();
         }
+        if let Some(audit) = self.kernel.audit.get() {
+            audit.finish();
+        }
         for (what, count) in self.kernel.platform.counters() {
             tracing::info!(what, count, "platform counter");
         }
@@ -130,7 +133,10 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     let kernel = Kernel::new(platform, memory, &spec.hostname, strace, limits, sender);
     let (client, exports) = Client::connect(fds.gofer).map_err(|e| failed("gofer", e))?;
     let devpts = Devpts::new(&kernel);
-    let BootFds { stdin, stdout, stderr, log, .. } = fds;
+    let BootFds { stdin, stdout, stderr, log, audit, .. } = fds;
+    if let Some(socket) = audit {
+        kernel.audit.start(socket);
+    }
     // Log lines go to its number for as long as the process lives.
     let _ = log.into_raw_fd();
     let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));

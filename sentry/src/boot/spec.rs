@@ -233,4 +233,6 @@ pub struct BootFds {
     /// Where strace and log lines go: the `--log` file or a copy of the caller's stderr. Written
     /// to with `O_APPEND` or as whole lines, one `write` each.
     pub log: OwnedFd,
+    /// Where audit records go, see [`crate::audit`]; none are made without.
+    pub audit: Option<OwnedFd>,
 }

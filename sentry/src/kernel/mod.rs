@@ -89,6 +89,8 @@ pub struct Kernel {
     pub strace: Option<Arc<Strace>>,
     /// Which actions of guests' seccomp filters are logged.
     pub seccomp_logged: seccomp::Logged,
+    /// Tells the launcher what happens, if somebody asked for it.
+    pub audit: crate::audit::Slot,
     /// The machine as guests see it.
     pub host: host::Host,
     /// The names that uname(2) tells.
@@ -143,6 +145,7 @@ impl Kernel {
             unsupported: unsupported::Unsupported::default(),
             strace,
             seccomp_logged: seccomp::Logged::default(),
+            audit: Default::default(),
             host: host::Host::probe(),
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             memfds: Default::default(),

@@ -96,6 +96,9 @@ fn kill(kernel: &Kernel, asked_by: &Task) -> Arc<ThreadGroup> {
     let victim = choose(kernel).unwrap_or_else(|| asked_by.group.clone());
     if victim.exiting().is_none() && !victim.oom_killed.swap(true, Ordering::Relaxed) {
         kernel.limits.note_oom_kill();
+        if let Some(audit) = kernel.audit.get() {
+            audit.limit(victim.threads().first().map(|task| &**task), "memory");
+        }
         static KILLED: Rarely = Rarely::new();
         if let Some(count) = KILLED.due() {
             tracing::warn!(

@@ -180,6 +180,7 @@ pub fn dispatch(cur: &mut Current) {
     let trace = cur.kernel.strace.clone().filter(|s| s.wants(nr));
     let pending = trace.map(|s| (s.enter(cur, nr, entry, &args), s));
     crate::kernel::current::note_syscall(nr, args.0);
+    let audited = cur.kernel.audit.get().and_then(|audit| audit.enter(cur, nr, &args));
     let result = match (filters::check(cur, args.0), entry.and_then(|e| e.handler)) {
         (Verdict::Skip(value), _) => result_of(value),
         (Verdict::Run, Some(handler)) => handler(cur, &args),
@@ -189,6 +190,9 @@ pub fn dispatch(cur: &mut Current) {
         }
     };
     cur.counts.call(result.as_ref().err().copied());
+    if let Some(audit) = cur.kernel.audit.get() {
+        audit.exit(cur, nr, &args, audited, &result);
+    }
     if let Some((pending, strace)) = pending {
         match cur.is_exiting() {
             true => strace.no_return(pending),

@@ -109,7 +109,8 @@ impl Strace {
     }
 }
 
-fn decode(cur: &Current, kind: Arg, value: u64, next: u64) -> String {
+/// An argument, as the call finds it.
+pub(crate) fn decode(cur: &Current, kind: Arg, value: u64, next: u64) -> String {
     match kind {
         Arg::Fd | Arg::Int => format!("{}", value as i32 as i64),
         Arg::AtFd if value as i32 == libc::AT_FDCWD => "AT_FDCWD".into(),
@@ -235,7 +236,8 @@ fn buffer(cur: &Current, addr: u64, len: usize) -> String {
     if got < want { pointer(addr) } else { quote(&bytes[..got], len) }
 }
 
-fn quote(bytes: &[u8], full: usize) -> String {
+/// A string or buffer of which there are `full` bytes.
+pub(crate) fn quote(bytes: &[u8], full: usize) -> String {
     let mut out = String::from("\"");
     for &byte in bytes {
         let _ = match byte {

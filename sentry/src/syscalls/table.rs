@@ -207,11 +207,11 @@ table! {
     169 reboot(magic: Hex, magic2: Hex, op: Hex, arg: Ptr) => system::reboot;
     170 sethostname(name: InBuf, len: Size) => system::sethostname;
     171 setdomainname(name: InBuf, len: Size) => system::setdomainname;
-    172 iopl() => none;
-    173 ioperm() => none;
+    172 iopl(level: Int) => none;
+    173 ioperm(from: Hex, num: Hex, turn_on: Int) => none;
     174 create_module() => none;
-    175 init_module() => none;
-    176 delete_module() => none;
+    175 init_module(image: Ptr, len: Size, params: Str) => none;
+    176 delete_module(name: Str, flags: Hex) => none;
     177 get_kernel_syms() => none;
     178 query_module() => none;
     179 quotactl() => none;
@@ -355,7 +355,7 @@ table! {
     317 seccomp(op: Int, flags: Hex, args: Ptr) => seccomp::seccomp;
     318 getrandom(buf: OutBuf, buflen: Size, flags: Hex) => system::getrandom;
     319 memfd_create(name: Str, flags: Hex) => fcntl::memfd_create;
-    320 kexec_file_load() => none;
+    320 kexec_file_load(kernel_fd: Fd, initrd_fd: Fd, cmdline_len: Size, cmdline: Ptr, flags: Hex) => none;
     321 bpf(cmd: Int, attr: Ptr, size: Uint) => none;
     322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => exec::execveat;
     323 userfaultfd(flags: Hex) => none;
@@ -379,9 +379,9 @@ table! {
     428 open_tree(dirfd: AtFd, path: Path, flags: Hex) => none;
     429 move_mount(from_dirfd: AtFd, from_path: Path, to_dirfd: AtFd, to_path: Path, flags: Hex) => none;
     430 fsopen(fsname: Str, flags: Hex) => none;
-    431 fsconfig() => none;
+    431 fsconfig(fd: Fd, cmd: Int, key: Str, value: Ptr, aux: Int) => none;
     432 fsmount(fd: Fd, flags: Hex, attr_flags: Hex) => none;
-    433 fspick() => none;
+    433 fspick(dirfd: AtFd, path: Path, flags: Hex) => none;
     434 pidfd_open(pid: Int, flags: Hex) => signal::pidfd_open;
     435 clone3(args: Ptr, size: Size) => process::clone3, "no namespaces, no cgroups";
     436 close_range(first: Uint, last: Uint, flags: Hex) => open::close_range;
@@ -390,7 +390,7 @@ table! {
     439 faccessat2(dirfd: AtFd, path: Path, mode: Oct, flags: AtFlags) => stat::faccessat2;
     440 process_madvise(pidfd: Fd, iov: Ptr, vlen: Size, advice: Int, flags: Hex) => none;
     441 epoll_pwait2(epfd: Fd, events: Ptr, maxevents: Int, timeout: Timespec, sigmask: SigSet, sigsetsize: Size) => epoll::epoll_pwait2;
-    442 mount_setattr() => none;
+    442 mount_setattr(dirfd: AtFd, path: Path, flags: AtFlags, attr: Ptr, size: Size) => none;
     443 quotactl_fd() => none;
     444 landlock_create_ruleset(attr: Ptr, size: Size, flags: Hex) => none;
     445 landlock_add_rule() => none;
