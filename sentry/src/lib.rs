@@ -4,6 +4,7 @@ pub mod audit;
 pub mod boot;
 pub mod fs;
 pub mod kernel;
+pub mod kmem;
 pub mod loader;
 pub mod mm;
 pub mod net;

@@ -235,6 +235,37 @@ fn memory_is_bounded(platform: &str) {
     sandboxes.assert_nothing_left();
 }
 
+fn the_kernels_memory_for_the_program_counts(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    let program = "import os, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+kept, total = [], 0
+try:
+    while True:
+        if sys.argv[1] == 'pipes':
+            r, w = os.pipe()
+            os.set_blocking(w, False)
+            kept.append(r)
+            total += os.write(w, bytes(65536))
+        else:
+            a, b = socket.socketpair()
+            kept += [a, b]
+            total += a.send(bytes(65536))
+except OSError as e: print(total, e.errno, flush=True)";
+    for (what, errno) in [("pipes", libc::ENOMEM), ("sockets", libc::ENOBUFS)] {
+        let arguments = ["--memory=32M", "python3", "-c", program, what];
+        let (output, report) = reported(&sandboxes, &arguments);
+        let printed = text(&output.stdout);
+        let expected = format!(" {errno}\n");
+        assert!(printed.ends_with(&expected), "{what}: {printed} {}", text(&output.stderr));
+        let total: f64 = printed.split(' ').next().unwrap_or_default().parse().expect("bytes");
+        // The interpreter takes some of it.
+        assert!((18e6..33.6e6).contains(&total), "{what}: {total}");
+        assert_close("peak", report.peak_memory as f64, (32 * MIB) as f64);
+    }
+    sandboxes.assert_nothing_left();
+}
+
 fn counts_are_reported(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     let script = "for i in 1 2 3; do cat /dev/mem 2>/dev/null; done; exit 3";
@@ -263,6 +294,7 @@ rsentry_tests::on_every_platform!(
     output_ends_the_sandbox,
     files_in_memory_share_their_size,
     memory_is_bounded,
+    the_kernels_memory_for_the_program_counts,
     counts_are_reported,
 );
 

@@ -70,8 +70,10 @@ struct State {
     /// Free, with unknown content.
     dirty: FreeSet,
     shares: Shares,
-    /// Bytes handed out; shared bytes count once.
+    /// Bytes handed out; shared bytes count once. With `charged`.
     used: u64,
+    /// Bytes elsewhere that count for the limit.
+    charged: u64,
     /// Most bytes that were found committed and in use; see [`MemoryFile::peak`].
     peak: u64,
     /// The least that `dirty` held since the last [`MemoryFile::give_back`].
@@ -136,6 +138,7 @@ impl MemoryFile {
                 dirty: FreeSet::default(),
                 shares: Shares::default(),
                 used: 0,
+                charged: 0,
                 peak: 0,
                 pool_low_water: 0,
             }),
@@ -170,14 +173,7 @@ impl MemoryFile {
             Found::Dirty(offset) => (offset, true),
             Found::Full | Found::Fragmented => return None,
         };
-        // Together with the pool, no more than the limit is committed.
-        let excess = {
-            let state = self.state.lock();
-            (state.used + state.dirty.bytes()).saturating_sub(self.limit)
-        };
-        if excess > 0 {
-            self.shrink_pool(excess);
-        }
+        self.bound_pool();
         let mut frames = Frames::new(self.clone(), offset, len, recycled);
         if recycled && fill == Fill::Zero && !self.clear_recycled(offset, len) {
             // The host is out of memory (SIGBUS); a hole is as good and needs none.
@@ -185,6 +181,38 @@ impl MemoryFile {
             frames.set_fresh();
         }
         Some(frames)
+    }
+
+    /// Together with the pool, no more than the limit is committed.
+    fn bound_pool(&self) {
+        let excess = {
+            let state = self.state.lock();
+            (state.used + state.dirty.bytes()).saturating_sub(self.limit)
+        };
+        if excess > 0 {
+            self.shrink_pool(excess);
+        }
+    }
+
+    /// Counts `bytes` that lie elsewhere for the limit. False if it is reached.
+    pub fn charge(&self, bytes: u64) -> bool {
+        {
+            let mut state = self.state.lock();
+            if bytes > self.limit.saturating_sub(state.used) {
+                return false;
+            }
+            state.used += bytes;
+            state.charged += bytes;
+        }
+        self.bound_pool();
+        true
+    }
+
+    /// Takes back what [`MemoryFile::charge`] counted.
+    pub fn uncharge(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.used = state.used.saturating_sub(bytes);
+        state.charged = state.charged.saturating_sub(bytes);
     }
 
     fn find(&self, len: u64, at: Option<u64>, fill: Fill) -> Found {
@@ -374,7 +402,8 @@ impl MemoryFile {
     pub fn resident(&self) -> u64 {
         let committed = self.committed();
         let state = self.state.lock();
-        committed.saturating_sub(state.dirty.bytes()).min(state.used)
+        let own = state.used - state.charged.min(state.used);
+        committed.saturating_sub(state.dirty.bytes()).min(own) + state.charged
     }
 
     /// Looks how much is in use now, for [`MemoryFile::peak`].

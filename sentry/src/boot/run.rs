@@ -128,6 +128,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
         let all = files.saturating_mul(Limits::FILES_FACTOR);
         limit_open_files(usize::try_from(all).unwrap_or(usize::MAX));
     }
+    crate::kmem::bind(&memory);
     let (sender, ended) = mpsc::channel();
     let limits = kernel::limits::Limits::new(&spec.limits);
     let kernel = Kernel::new(platform, memory, &spec.hostname, strace, limits, sender);

@@ -11,7 +11,8 @@ use super::session::{ProcessGroup, Session};
 use super::signal::{AltStack, Sighand, TaskSignals};
 use super::task::TaskParts;
 use super::thread_group::{RLIM_NLIMITS, Rlimit};
-use super::{Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, pidfd};
+use super::{Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, oom, pidfd};
+use crate::kmem;
 use crate::mm::MemoryManager;
 use crate::rarely::Rarely;
 use crate::syscalls::SysResult;
@@ -263,6 +264,7 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
         return Err(Errno::EPERM);
     }
 
+    let memory = oom::charge(&cur.kernel, kmem::TASK)?;
     let mm = if flags.contains(CloneFlags::VM) { cur.mm.clone() } else { cur.mm.fork()? };
     let files =
         if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork() };
@@ -270,6 +272,8 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
     let xstate = cur.xstate().map_err(|_| Errno::EAGAIN)?;
     let parts = TaskParts { cred, mm: mm.clone(), files: files.clone(), fs, comm: cur.task.comm() };
     let task = link(cur, args, parts)?;
+    // Fresh, so nothing is there yet.
+    let _ = task.memory.set(memory);
 
     let mut regs = cur.regs;
     regs.rax = 0;

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::current::current_task;
+use abi::Errno;
+
 use super::time::monotonic_ns;
 use super::{Current, Events, Kernel, Task, ThreadGroup};
+use crate::kmem::{self, KernelMemory};
 use crate::mm::{MemoryManager, Relief};
 use crate::rarely::Rarely;
 
@@ -55,6 +58,15 @@ fn trim(kernel: &Kernel) -> bool {
     }
     let freed: u64 = spaces.iter().map(|mm| mm.trim()).sum();
     freed >= kernel.memory.limit() / ENOUGH
+}
+
+/// Counts kernel memory, of what was promised and not used if need be. `ENOMEM`. No locks are held.
+pub(super) fn charge(kernel: &Kernel, bytes: usize) -> Result<KernelMemory, Errno> {
+    if let Some(memory) = kmem::charge(bytes) {
+        return Ok(memory);
+    }
+    trim(kernel);
+    kmem::charge(bytes).ok_or(Errno::ENOMEM)
 }
 
 /// For user copies that find no memory. They may hold locks of files, so nothing is waited for: a

@@ -1,7 +1,7 @@
 //! A task: one guest thread, as other tasks may see it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use parking_lot::{Mutex, RwLock};
@@ -12,6 +12,7 @@ use super::seccomp::Seccomp;
 use super::signal::{SigSet, TaskSignals};
 use super::users::{TaskCharge, User};
 use super::{Credentials, Events, FdTable, FsContext, Kernel, Sleeper, ThreadGroup, WaitQueue};
+use crate::kmem::KernelMemory;
 use crate::mm::MemoryManager;
 use crate::vfs::{FileDescription, IoSrc};
 
@@ -71,6 +72,8 @@ pub struct Task {
     pub start_time: u64,
     /// What it has asked of the kernel.
     pub counts: super::limits::TaskCounts,
+    /// What it counts for, if it was made by another task.
+    pub(super) memory: OnceLock<KernelMemory>,
     /// Set once it has exited.
     pub(super) dead: AtomicBool,
     /// Whom a vfork made it lend its memory from: told at execve and exit.
@@ -130,6 +133,7 @@ impl Task {
             sched: Mutex::default(),
             start_time: super::time::clock_ns(libc::CLOCK_BOOTTIME),
             counts: Default::default(),
+            memory: OnceLock::new(),
             dead: AtomicBool::new(false),
             vfork_done: Mutex::new(None),
         })

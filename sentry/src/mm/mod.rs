@@ -53,6 +53,7 @@ pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
 pub use trim::Relief;
 pub use vma::VmFlags;
 
+use crate::kmem::{self, KernelMemory};
 use crate::rarely::Rarely;
 use fork::HotChunks;
 use interval_map::IntervalMap;
@@ -134,6 +135,7 @@ pub struct MemoryManager {
     /// What the family of forked copies writes to soon after a fork.
     hot: Arc<HotChunks>,
     state: RwLock<State>,
+    _memory: KernelMemory,
 }
 
 /// What the lock protects.
@@ -189,6 +191,7 @@ impl MemoryManager {
         hot: Arc<HotChunks>,
         state: State,
     ) -> Result<Arc<MemoryManager>, Errno> {
+        let memory = kmem::charge(kmem::ADDRESS_SPACE).ok_or(Errno::ENOMEM)?;
         let space = ctx.platform.new_address_space().map_err(|error| {
             static FAILED: Rarely = Rarely::new();
             if let Some(count) = FAILED.due() {
@@ -203,6 +206,7 @@ impl MemoryManager {
             this: this.clone(),
             hot,
             state: RwLock::new(state),
+            _memory: memory,
         }))
     }
 

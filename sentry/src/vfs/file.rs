@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::locks::{self, Owner};
 use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
 use crate::kernel::{Credentials, Current, Events, WaitQueue};
+use crate::kmem::{self, KernelMemory};
 use crate::mm::Mappable;
 
 #[allow(missing_docs)] // The names are Linux's.
@@ -207,7 +208,9 @@ pub fn open_file_limit() -> usize {
 }
 
 /// One open file's share of [`open_file_limit`].
-struct OpenFiles;
+struct OpenFiles {
+    _memory: KernelMemory,
+}
 
 impl OpenFiles {
     fn count() -> Result<OpenFiles, Errno> {
@@ -215,7 +218,11 @@ impl OpenFiles {
             OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
             return Err(Errno::ENFILE);
         }
-        Ok(OpenFiles)
+        let Some(memory) = kmem::charge(kmem::OPEN_FILE) else {
+            OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::ENOMEM);
+        };
+        Ok(OpenFiles { _memory: memory })
     }
 }
 

@@ -5,12 +5,17 @@ use std::collections::VecDeque;
 
 use abi::Errno;
 
+use crate::kmem::{self, KernelMemory};
 use crate::vfs::{IoDst, IoSrc};
 
 /// Bytes of a buffer, and `PIPE_BUF`.
 pub const PAGE: usize = 4096;
 
-type Page = Box<[u8; PAGE]>;
+/// A page, and what it counts for.
+struct Page {
+    bytes: Box<[u8; PAGE]>,
+    _memory: KernelMemory,
+}
 
 struct Buffer {
     page: Page,
@@ -28,8 +33,10 @@ pub struct Ring {
     spare: Option<Page>,
 }
 
-fn new_page() -> Page {
-    Box::new([0; PAGE])
+/// `ENOMEM`
+fn new_page() -> Result<Page, Errno> {
+    let memory = kmem::charge(PAGE).ok_or(Errno::ENOMEM)?;
+    Ok(Page { bytes: Box::new([0; PAGE]), _memory: memory })
 }
 
 impl Ring {
@@ -77,7 +84,7 @@ impl Ring {
         self.slots.saturating_sub(self.buffers.len()) * PAGE
     }
 
-    /// Appends as much of `src` as fits. `EFAULT` only if nothing was taken.
+    /// Appends as much of `src` as fits. `EFAULT` and `ENOMEM` only if nothing was taken.
     pub fn write(&mut self, src: &mut IoSrc<'_>, packet: bool) -> Result<usize, Errno> {
         let before = src.done();
         let chars = src.remaining() % PAGE;
@@ -87,15 +94,19 @@ impl Ring {
             && last.end + chars <= PAGE
         {
             let end = last.end;
-            last.end += src.read(&mut last.page[end..end + chars])?;
+            last.end += src.read(&mut last.page.bytes[end..end + chars])?;
             if last.end < end + chars {
                 return Ok(src.done() - before);
             }
         }
         while src.remaining() > 0 && !self.is_full() {
-            let mut page = self.spare.take().unwrap_or_else(new_page);
+            let mut page = match self.spare.take().map_or_else(new_page, Ok) {
+                Ok(page) => page,
+                Err(errno) if src.done() == before => return Err(errno),
+                Err(_) => break,
+            };
             let want = src.remaining().min(PAGE);
-            match src.read(&mut page[..want]) {
+            match src.read(&mut page.bytes[..want]) {
                 Ok(n) => {
                     self.buffers.push_back(Buffer { page, start: 0, end: n, packet });
                     if n < want {
@@ -120,7 +131,7 @@ impl Ring {
             && let Some(first) = self.buffers.front_mut()
         {
             let want = (first.end - first.start).min(dst.remaining());
-            let n = match dst.write(&first.page[first.start..first.start + want]) {
+            let n = match dst.write(&first.page.bytes[first.start..first.start + want]) {
                 Ok(n) => n,
                 Err(errno) if dst.done() == before => return Err(errno),
                 Err(_) => break,
@@ -145,7 +156,7 @@ impl Ring {
         let mut out = Vec::new();
         for buffer in &self.buffers {
             let left = max - out.len();
-            let data = &buffer.page[buffer.start..buffer.end];
+            let data = &buffer.page.bytes[buffer.start..buffer.end];
             out.extend_from_slice(&data[..data.len().min(left)]);
             if out.len() == max {
                 break;

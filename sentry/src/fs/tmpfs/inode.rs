@@ -12,6 +12,7 @@ use super::TmpFs;
 use super::dir::{DirFile, Names};
 use super::file::{Content, OpenFile, seal};
 use crate::kernel::time::file_time;
+use crate::kmem::KernelMemory;
 use crate::vfs::{
     Attr, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst, IoSrc, NewNode, NodeKind,
     OpenArgs, SetAttr, Timespec,
@@ -25,6 +26,7 @@ pub struct TmpInode {
     rdev: u64,
     pub(super) meta: Mutex<Meta>,
     pub(super) body: Body,
+    _memory: KernelMemory,
 }
 
 /// What may change about an inode.
@@ -75,7 +77,7 @@ impl TmpInode {
 
     pub(super) fn with_body(
         fs: &Arc<TmpFs>,
-        ino: u64,
+        (ino, memory): (u64, KernelMemory),
         kind: FileType,
         rdev: u64,
         node: &NewNode<'_>,
@@ -95,7 +97,15 @@ impl TmpInode {
             btime: now,
             xattrs: BTreeMap::new(),
         };
-        Arc::new(TmpInode { fs: fs.clone(), ino, kind, rdev, meta: Mutex::new(meta), body })
+        Arc::new(TmpInode {
+            fs: fs.clone(),
+            ino,
+            kind,
+            rdev,
+            meta: Mutex::new(meta),
+            body,
+            _memory: memory,
+        })
     }
 
     /// The names, `ENOTDIR` if it is no directory.

@@ -19,6 +19,7 @@ use abi::Errno;
 use platform::MemoryFile;
 
 use crate::kernel::Kernel;
+use crate::kmem::{self, KernelMemory};
 use crate::mm::Quota;
 use crate::vfs::{FileSystem, Inode, NewNode, NodeKind, StatFs, mount};
 
@@ -168,14 +169,15 @@ impl TmpFs {
         Ok((fs, root))
     }
 
-    /// Counts a new inode, and gives its number. `ENOSPC`.
-    fn take_inode(&self) -> Result<u64, Errno> {
+    /// Counts a new inode, and gives its number and its memory. `ENOSPC`, `ENOMEM`.
+    fn take_inode(&self) -> Result<(u64, KernelMemory), Errno> {
+        let memory = kmem::charge(kmem::INODE).ok_or(Errno::ENOMEM)?;
         let limit = self.options.inodes;
         let more = |n| if n < limit { Some(n + 1) } else { None };
         self.inodes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| Errno::ENOSPC)?;
-        Ok(self.next_ino.fetch_add(1, Ordering::Relaxed))
+        Ok((self.next_ino.fetch_add(1, Ordering::Relaxed), memory))
     }
 }
 

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use abi::Errno;
+
 use super::UnixSocket;
 use super::rights::Rights;
 use crate::kernel::{Events, WaitQueue};
+use crate::kmem::{self, KernelMemory};
 use crate::net::Ucred;
 
 /// What a message costs beside its bytes, as Linux's `truesize` has it for small ones.
@@ -48,10 +51,12 @@ impl Budget {
         (left > 0).then(|| left.saturating_sub(OVERHEAD).max(1))
     }
 
-    pub(super) fn charge(self: &Arc<Self>, len: usize) -> Charge {
+    /// `ENOBUFS` when the sandbox has no memory for it.
+    pub(super) fn charge(self: &Arc<Self>, len: usize) -> Result<Charge, Errno> {
         let cost = len + OVERHEAD;
+        let memory = kmem::charge(cost).ok_or(Errno::ENOBUFS)?;
         self.used.fetch_add(cost, Ordering::Relaxed);
-        Charge { budget: self.clone(), cost }
+        Ok(Charge { budget: self.clone(), cost, _memory: memory })
     }
 }
 
@@ -59,6 +64,7 @@ impl Budget {
 pub(super) struct Charge {
     budget: Arc<Budget>,
     cost: usize,
+    _memory: KernelMemory,
 }
 
 impl Drop for Charge {

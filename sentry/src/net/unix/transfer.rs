@@ -62,8 +62,15 @@ impl UnixSocket {
             }
             let data = take(src, src.remaining().min(room).min(PIECE))?;
             let len = data.len();
+            let charge = match self.budget.charge(len) {
+                Ok(charge) => charge,
+                Err(errno) => {
+                    src.unread(len);
+                    let part = src.done() - before;
+                    return if part > 0 { Ok(part) } else { Err(errno) };
+                }
+            };
             let rights = Self::rights(args).inspect_err(|_| src.unread(len))?;
-            let charge = self.budget.charge(len);
             let message = Message {
                 data,
                 start: 0,
@@ -162,6 +169,7 @@ impl UnixSocket {
             src.unread(data.len());
             return Err(Errno::EFAULT);
         }
+        let charge = self.budget.charge(len).inspect_err(|_| src.unread(len))?;
         let rights = Self::rights(args).inspect_err(|_| src.unread(len))?;
         let message = Message {
             data,
@@ -169,7 +177,7 @@ impl UnixSocket {
             rights,
             cred: args.cred,
             source: self.source(),
-            _charge: self.budget.charge(len),
+            _charge: charge,
         };
         match target.arrive(message) {
             Ok(()) => Ok(len),
