@@ -261,7 +261,8 @@ except OSError as e: print(total, e.errno, flush=True)";
         let total: f64 = printed.split(' ').next().unwrap_or_default().parse().expect("bytes");
         // The interpreter takes some of it.
         assert!((18e6..33.6e6).contains(&total), "{what}: {total}");
-        assert_close("peak", report.peak_memory as f64, (32 * MIB) as f64);
+        // Some was handed out and not touched.
+        assert!((25 * MIB..=32 * MIB).contains(&report.peak_memory), "{report:?}");
     }
     sandboxes.assert_nothing_left();
 }
