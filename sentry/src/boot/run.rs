@@ -43,9 +43,13 @@ pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
         // A launcher that is gone takes the sandbox with it.
         let _ = control::send(&control, message);
     };
+    // The gofer ends when this connection does: after a failure has been told, not before, or it would
+    // look like the gofer's.
+    let gofer = fds.gofer.try_clone();
     match boot(&spec, fds, seal) {
         Err(failure) => tell(&FromSentry::Failed(failure)),
         Ok(running) => {
+            drop(gofer);
             tell(&FromSentry::Started { platform: running.kernel.platform.name().into() });
             tell(&FromSentry::Exited(running.wait()));
         }
