@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use abi::Errno;
 use libfuzzer_sys::fuzz_target;
-use platform::{AddressSpace, Error, GuestThread, MemoryFile, Platform, Prot, Source, VdsoImage};
+use platform::{
+    AddressSpace, Error, GuestThread, HostCalls, MemoryFile, Platform, Prot, Source, VdsoImage,
+};
 use sentry::loader::{self, ExecFile, Identity, Opener, Personality, Strings};
 use sentry::mm::{FileMapping, MmContext, MmLimits, ShmemObject};
 use sentry::vfs::FileDescription;
@@ -19,6 +21,12 @@ struct Nowhere;
 impl Platform for Nowhere {
     fn name(&self) -> &'static str {
         "nowhere"
+    }
+    fn host_calls(&self) -> HostCalls {
+        HostCalls::NONE
+    }
+    fn features(&self) -> Vec<String> {
+        Vec::new()
     }
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {
         Ok(Arc::new(Nowhere))
@@ -92,7 +100,7 @@ fn context() -> &'static Arc<MmContext> {
     static CONTEXT: OnceLock<Arc<MmContext>> = OnceLock::new();
     CONTEXT.get_or_init(|| {
         let memory = MemoryFile::new(64 << 20).expect("a memory file");
-        Arc::new(MmContext { platform: Arc::new(Nowhere), memory })
+        Arc::new(MmContext { platform: Arc::new(Nowhere), memory, relief: Default::default() })
     })
 }
 
