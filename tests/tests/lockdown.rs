@@ -164,6 +164,11 @@ fn neither_holds_a_descriptor_or_a_string_that_it_should_not(platform: &str) {
         for (number, start) in [(0, "/dev/null"), (1, "/dev/null"), (3, "socket:")] {
             assert!(gofer[&number].starts_with(start), "{who}: {number}: {gofer:?}");
         }
+        // Nobody can write to the program file through them (CVE-2019-5736).
+        let binary = sandboxes.command(&[]).get_program().to_owned();
+        for held in [&sentry, &gofer] {
+            assert!(held.values().all(|file| **file != *binary), "{who}: {held:?}");
+        }
         for process in [&running.gofer, &running.sentry] {
             let environ = fs::read(format!("/proc/{}/environ", process.pid)).unwrap();
             assert!(environ.iter().all(|&byte| byte == 0), "{who}: the environment is still there");
