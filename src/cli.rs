@@ -60,7 +60,7 @@ wrote too much (--output-limit); 125 if rsentry failed; 126 if the program canno
 was not found."
     )]
     Run(Box<RunArgs>),
-    /// Report what weakens a sandbox: of an OCI config.json
+    /// Report what weakens a sandbox, of an OCI config.json or a policy file
     #[command(
         override_usage = "rsentry check [OPTIONS] FILE",
         after_help = "\

@@ -173,18 +173,23 @@ impl Settings {
             return Err(problem("too long"));
         }
         let text = std::fs::read_to_string(path).map_err(|e| problem(&plain(&e)))?;
-        let settings: Settings = toml::from_str(&text).map_err(|error| {
+        Settings::from_text(&text).map_err(|what| problem(&what))
+    }
+
+    /// The text of a policy file, checked; or what is wrong with it.
+    pub(crate) fn from_text(text: &str) -> Result<Settings, String> {
+        let settings: Settings = toml::from_str(text).map_err(|error| {
             let line = error.span().and_then(|span| text.get(..span.start));
             let line = line.map_or(1, |before| before.matches('\n').count() + 1);
-            problem(&format!("line {line}: {}", error.message()))
+            format!("line {line}: {}", error.message())
         })?;
         // What is wrong is the file's fault, also where the command line goes over it.
         match settings.sandbox(Vec::new()) {
             Ok(_) => Ok(settings),
-            Err(Error::Option { option, problem: what }) => {
-                Err(problem(&format!("{}: {what}", option.trim_start_matches('-'))))
+            Err(Error::Option { option, problem }) => {
+                Err(format!("{}: {problem}", option.trim_start_matches('-')))
             }
-            Err(other) => Err(problem(&other.to_string())),
+            Err(other) => Err(other.to_string()),
         }
     }
 

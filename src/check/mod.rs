@@ -1,6 +1,6 @@
 //! `rsentry check`: what weakens a sandbox, said before it runs.
 //!
-//! Reads an OCI `config.json` or a policy file, and reports findings: each with an id that stays,
+//! Reads an OCI `config.json` or a policy file (TOML), and reports findings: each with an id that stays,
 //! a severity, the place as a JSON pointer, why it matters, and the fix. The file is hostile
 //! input: its size and depth are bounded, the wrong type somewhere is an error that names the
 //! place, and nothing of it reaches the terminal unescaped.
@@ -9,6 +9,8 @@ mod finding;
 mod node;
 mod oci;
 mod paths;
+mod policy;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,10 @@ use std::path::{Path, PathBuf};
 pub(crate) use finding::escaped;
 pub use finding::{Finding, Report, Severity};
 
+use serde_json::Value;
+
 use crate::error::Error;
+use crate::settings::Settings;
 use crate::view;
 
 /// Longest file that is read, in bytes.
@@ -43,9 +48,23 @@ impl Check {
     /// It cannot be read, or it is not what it should be; the text names the place.
     pub fn report(&self) -> Result<Report, Error> {
         let text = self.read()?;
+        if self.is_policy(&text) {
+            let text = std::str::from_utf8(&text).map_err(|error| self.problem(error))?;
+            Settings::from_text(text).map_err(|error| self.problem(error))?;
+            let value: Value = toml::from_str(text).map_err(|error| self.problem(error))?;
+            return policy::check(&value).map_err(|error| self.problem(error));
+        }
         let value = serde_json::from_slice(&text).map_err(|error| self.problem(error))?;
-        let report = oci::check(&value).map_err(|error| self.problem(error))?;
-        Ok(report)
+        oci::check(&value).map_err(|error| self.problem(error))
+    }
+
+    /// By its name, or if that does not say, by its first character.
+    fn is_policy(&self, text: &[u8]) -> bool {
+        match self.file.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => true,
+            Some("json") => false,
+            _ => text.trim_ascii_start().first().is_some_and(|&first| first != b'{'),
+        }
     }
 
     /// What is printed, and the exit code: 0 if nothing is found that counts, else 1 for low, 2 for

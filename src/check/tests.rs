@@ -31,6 +31,33 @@ fn golden_reports() {
     }
 }
 
+/// What a policy file is found to be.
+fn policy(text: &str) -> String {
+    crate::settings::Settings::from_text(text).unwrap();
+    lines(&policy::check(&toml::from_str(text).unwrap()).unwrap())
+}
+
+#[test]
+fn golden_policies() {
+    let strict = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n";
+    assert_eq!(policy(strict), "");
+    let loose = "profile = 'permissive'\nroot = '/'\nrw = ['/home:/h', 'work', '/srv/log']\n\
+                 ro = ['/var/run/docker.sock', '/srv']\nuser = '0:0'\nenv = ['API_TOKEN', 'A=b']\n\
+                 memory = '1G'\npids = 'none'\naudit = '/srv/log/audit'\n";
+    let expected = "critical mount-host-path /ro/0\ncritical mount-host-path /rw/0\n\
+                    high root-host /root\nhigh audit-writable /audit\n\
+                    medium profile-permissive /profile\nlow mount-relative-path /rw/1\n\
+                    low mount-host-path /rw/2\nlow root-user /user\nlow env-secret /env/0\n\
+                    low limit-pids /pids\nlow limit-cpu /cpus\nlow limit-output /output-limit\n\
+                    info mount-host-path /ro/1\ninfo limit-wall /wall\ninfo audit-optional /audit\n";
+    assert_eq!(policy(loose), expected);
+    let docs = include_str!("../../docs/audit.md");
+    for line in policy(loose).lines().chain(policy("").lines()) {
+        let id = line.split(' ').nth(1).unwrap();
+        assert!(docs.contains(&format!("`{id}`")), "{id}");
+    }
+}
+
 #[test]
 fn the_documentation_lists_the_findings() {
     let docs = include_str!("../../docs/audit.md");

@@ -14,10 +14,12 @@ fn check_exits_by_the_worst_finding() {
     let sandboxes = Sandboxes::new();
     let template = include_str!("../../src/check/testdata/runc.json");
     std::fs::write(sandboxes.work().join("config.json"), template).unwrap();
+    std::fs::write(sandboxes.work().join("policy.toml"), "rw = ['/srv']\n").unwrap();
     for (arguments, code) in [
         (&["check", "config.json"][..], 3),
         (&["check", "--fail-on=high", "config.json"], 3),
         (&["check", "--fail-on=critical", "config.json"], 0),
+        (&["check", "policy.toml"], 1),
         (&["check", "--fail-on=awful", "config.json"], 125),
         (&["check", "missing.json"], 125),
         (&["check"], 125),
@@ -28,7 +30,8 @@ fn check_exits_by_the_worst_finding() {
         if code == 125 {
             assert_eq!(text(&output.stderr).matches('\n').count(), 1, "{shown}");
         } else {
-            assert!(shown.contains("/linux/seccomp") && shown.contains("fix: "), "{shown}");
+            let place = if arguments.contains(&"policy.toml") { "/rw/0" } else { "/linux/seccomp" };
+            assert!(shown.contains(place) && shown.contains("fix: "), "{shown}");
         }
     }
     let output = sandboxes.run(&["check", "--json", "config.json"]);
@@ -43,6 +46,8 @@ fn check_bounds_and_names_what_is_malformed() {
         ("long.json", vec![b' '; (4 << 20) + 1], "longer than"),
         ("deep.json", vec![b'['; 1 << 20], "recursion"),
         ("bytes.json", vec![0xff, 0xfe, 0], "bytes.json"),
+        ("unknown.toml", b"memry = 1\n".to_vec(), "memry"),
+        ("bad.toml", b"memory = 'much'\n".to_vec(), "memory"),
         ("empty.json", Vec::new(), "empty.json"),
         ("no-oci.json", b"{\"a\": 1}".to_vec(), "ociVersion"),
         ("wrong.json", b"{\"ociVersion\": \"1\", \"mounts\": [{}, 7]}".to_vec(), "/mounts/0"),

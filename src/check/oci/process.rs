@@ -4,6 +4,7 @@ use super::Context;
 use crate::check::finding::Severity::{self, Critical, High, Info, Low, Medium};
 use crate::check::finding::{Report, quoted};
 use crate::check::node::{Malformed, Node};
+use crate::check::secrets;
 
 /// Capabilities without `CAP_`, how bad they are on the host's kernel, and what they allow.
 const CAPABILITIES: &[(&str, Severity, &str)] = &[
@@ -57,10 +58,6 @@ const CAPABILITIES: &[(&str, Severity, &str)] = &[
 /// Sets in the order of how much they matter. Of `bounding` alone, a program gets only what an
 /// executable file gives it.
 const SETS: &[&str] = &["effective", "permitted", "ambient", "inheritable", "bounding"];
-
-/// Parts of variables' names that hint at secrets.
-const SECRET_NAMES: &[&str] =
-    &["PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "APIKEY", "PRIVATE_KEY", "CREDENTIAL"];
 
 pub(super) fn check(
     process: &Node<'_>,
@@ -239,9 +236,7 @@ fn limits(process: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
 
 fn environment(env: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
     for (variable, at) in env.texts()? {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        let upper = name.to_ascii_uppercase();
-        if !value.is_empty() && SECRET_NAMES.iter().any(|hint| upper.contains(hint)) {
+        if let Some(name) = secrets::in_variable(variable, false) {
             let why = format!(
                 "{} looks like a secret, which all of the program's children inherit",
                 quoted(name)
@@ -254,6 +249,7 @@ fn environment(env: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
                 "hand secrets over in a file that only the program can read",
             );
         }
+        let name = variable.split('=').next().unwrap_or_default();
         if matches!(name, "LD_PRELOAD" | "LD_LIBRARY_PATH" | "LD_AUDIT") {
             let why = format!("{name} makes every program load code from elsewhere");
             report.add("env-loader", Low, at.at(), why, "remove it unless it is needed");
