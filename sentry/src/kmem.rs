@@ -1,8 +1,8 @@
 //! The Sentry's own memory, as far as guests can make it grow: it counts for the sandbox's limit, as
 //! kernel memory does for a memory cgroup's.
 //!
-//! Counted are what is many or big: tasks, address spaces, open files, inodes in memory, and the bytes
-//! in pipes and sockets. What else there is has bounds of its own.
+//! Counted are what is many or big: tasks, address spaces, open files, inodes in memory, seccomp
+//! filters, and the bytes in pipes and sockets. What else there is has bounds of its own.
 //!
 //! Lock order: the memory file's allocator, innermost.
 

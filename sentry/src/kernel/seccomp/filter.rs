@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 
-use super::bpf::{Data, Program};
+use super::bpf::{Data, Insn, Program};
 use super::notifier::Notifier;
 use super::{ARCH, Action, Mode};
 use crate::kernel::{Caps, Current, Task};
+use crate::kmem::{self, KernelMemory};
 
 #[allow(missing_docs)] // The names are Linux's.
 mod bits {
@@ -40,13 +41,18 @@ const MAX_INSNS: usize = 8 << 20;
 
 static INSNS: AtomicUsize = AtomicUsize::new(0);
 
-/// A filter's share of [`MAX_INSNS`].
+/// A filter's share of [`MAX_INSNS`], and of the sandbox's memory.
 #[derive(Debug)]
-struct Charge(usize);
+struct Charge {
+    insns: usize,
+    _memory: KernelMemory,
+}
 
 impl Charge {
     fn new(insns: usize) -> Result<Charge, Errno> {
-        let charge = Charge(insns);
+        let bytes = insns * size_of::<Insn>() + size_of::<Filter>();
+        let memory = kmem::charge(bytes).ok_or(Errno::ENOMEM)?;
+        let charge = Charge { insns, _memory: memory };
         if INSNS.fetch_add(insns, Ordering::Relaxed).saturating_add(insns) > MAX_INSNS {
             return Err(Errno::ENOMEM);
         }
@@ -56,7 +62,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        INSNS.fetch_sub(self.0, Ordering::Relaxed);
+        INSNS.fetch_sub(self.insns, Ordering::Relaxed);
     }
 }
 
@@ -304,7 +310,7 @@ fn can_follow(thread: &Task, caller: Option<&Arc<Filter>>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bpf::{Insn, code};
+    use super::super::bpf::code;
     use super::*;
 
     fn ret(value: u32) -> Insn {
