@@ -37,7 +37,8 @@ pub fn charge(bytes: usize) -> Option<KernelMemory> {
     let bytes = bytes as u64;
     match MEMORY.get() {
         None => Some(KernelMemory(0)),
-        Some(memory) => memory.charge(bytes).then_some(KernelMemory(bytes)),
+        // Made only if it was counted: dropping it gives back.
+        Some(memory) => memory.charge(bytes).then(|| KernelMemory(bytes)),
     }
 }
 

@@ -251,7 +251,9 @@ try:
             a, b = socket.socketpair()
             kept += [a, b]
             total += a.send(bytes(65536))
-except OSError as e: print(total, e.errno, flush=True)";
+except OSError as e: print(total, e.errno, flush=True)
+# With all of it open, for the last look at what is in use.
+os._exit(0)";
     for (what, errno) in [("pipes", libc::ENOMEM), ("sockets", libc::ENOBUFS)] {
         let arguments = ["--memory=32M", "python3", "-c", program, what];
         let (output, report) = reported(&sandboxes, &arguments);
