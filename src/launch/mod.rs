@@ -41,6 +41,7 @@ pub(crate) fn sandbox(sandbox: &Sandbox, owner: Option<OwnedFd>) -> Result<Repor
 
 fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     check_single_threaded()?;
+    check_standard_descriptors()?;
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
@@ -128,6 +129,21 @@ pub(crate) fn is_single_threaded() -> Result<bool, Error> {
     let threads = std::fs::read_dir("/proc/self/task")
         .map_err(|error| Error::host("reading /proc/self/task", error))?;
     Ok(threads.count() == 1)
+}
+
+/// The Sentry holds no directory: with one, names on the host could be reached.
+fn check_standard_descriptors() -> Result<(), Error> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let all = [("input", stdin.as_fd()), ("output", stdout.as_fd()), ("error", stderr.as_fd())];
+    for (name, fd) in all {
+        // One that cannot be looked at is no directory.
+        let kind = nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+        if kind == libc::S_IFDIR {
+            let problem = format!("standard {name} is a directory, which is not passed in");
+            return Err(Error::Usage(problem));
+        }
+    }
+    Ok(())
 }
 
 /// A pair of connected sockets that keep the borders of messages.

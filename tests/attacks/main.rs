@@ -11,6 +11,7 @@ mod asm;
 mod bombs;
 mod calls;
 mod catch;
+mod concert;
 mod cpu;
 mod devices;
 mod doorbell;
@@ -19,10 +20,12 @@ mod evade;
 mod exhaust;
 mod fuzz;
 mod health;
+mod hogs;
 mod jump;
 mod objects;
 mod patch;
 mod probe;
+mod race;
 mod remap;
 mod scan;
 mod scribble;
@@ -63,6 +66,7 @@ const CLASSES: &[Class] = &[
     ("escape", Kernel, 0, escape::ATTACKS),
     ("escape_unprivileged", Kernel, USER, escape::ATTACKS),
     ("devices", Kernel, 0, devices::ATTACKS),
+    ("hogs", Kernel, USER, hogs::ATTACKS),
 ];
 
 fn main() -> ExitCode {
@@ -76,6 +80,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["fuzz", seed, seconds, table] => return fuzz::run(seed, seconds, table),
+        ["race", seconds] => return race::run(seconds),
+        ["guest", what] => return concert::run(what),
         [class] => (*class, None),
         [class, only] => (*class, Some(*only)),
         _ => ("", None),

@@ -59,6 +59,9 @@ impl Filter {
             "etc/shadow*",
             "etc/gshadow*",
             "etc/.pwd.lock",
+            // No secrets, but who the host is.
+            "etc/machine-id",
+            "etc/hostname",
             "etc/sudoers*",
             "etc/ssh/ssh_host_*_key",
             "etc/ssl/private",
