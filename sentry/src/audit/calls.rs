@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn failures_are_limits_denials_or_missing_calls() {
-        let kind = |nr: i64, errno| failure(nr as u64, errno).map(|(kind, what)| (kind, what));
+        let kind = |nr: i64, errno| failure(nr as u64, errno);
         let limit = |name: &str| Some((Kind::Limit, name.to_owned()));
         assert_eq!(kind(libc::SYS_openat, Errno::EMFILE), limit("files"));
         assert_eq!(kind(libc::SYS_write, Errno::ENOSPC), limit("disk"));
