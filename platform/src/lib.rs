@@ -302,12 +302,17 @@ pub trait AddressSpace: Send + Sync {
     fn as_any(&self) -> Option<&dyn Any> {
         None
     }
+    /// As [`AddressSpace::new_thread`], but any host thread may run it. `None` where the platform has
+    /// no such guest threads.
+    fn new_movable_thread(self: Arc<Self>) -> Result<Option<Box<dyn GuestThread + Send>>, Error> {
+        Ok(None)
+    }
     /// A new, stopped guest thread, to be run by the calling host thread only. It keeps the `Arc`
     /// for as long as it can execute guest code, so that counting tells who could.
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error>;
 }
 
-/// One guest thread. Bound to the host thread that created it; dropping it ends the stub thread.
+/// One guest thread. Bound to the host thread that created it, unless it is a movable one; dropping it ends the stub thread.
 pub trait GuestThread {
     /// Runs guest code with `regs` until it traps; `regs` then holds the guest's registers.
     /// Applies queued commands of the address space first. A `kick` that came while the thread was

@@ -204,6 +204,12 @@ impl Space {
         Ok(())
     }
 
+    fn thread(self: Arc<Self>) -> Result<Thread, Error> {
+        self.process.alive()?;
+        let body = self.body()?;
+        Thread::new(self, body)
+    }
+
     /// A body for a new guest thread.
     fn body(&self) -> Result<Body, Error> {
         let slot = {
@@ -315,8 +321,10 @@ impl AddressSpace for Space {
     }
 
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error> {
-        self.process.alive()?;
-        let body = self.body()?;
-        Ok(Box::new(Thread::new(self, body)?))
+        Ok(Box::new(self.thread()?))
+    }
+
+    fn new_movable_thread(self: Arc<Self>) -> Result<Option<Box<dyn GuestThread + Send>>, Error> {
+        Ok(Some(Box::new(self.thread()?)))
     }
 }

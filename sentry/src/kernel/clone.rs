@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use abi::Errno;
-use platform::Registers;
+use platform::{GuestThread, Registers};
 
 use super::session::{ProcessGroup, Session};
 use super::signal::{AltStack, Sighand, TaskSignals};
 use super::task::TaskParts;
 use super::thread_group::{RLIM_NLIMITS, Rlimit};
-use super::{Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, oom, pidfd};
+use super::{
+    Caps, Current, FdTable, Kernel, Sleeper, Task, ThreadGroup, current, host_threads, oom, pidfd,
+};
 use crate::kmem;
 use crate::mm::MemoryManager;
 use crate::rarely::Rarely;
@@ -69,9 +71,6 @@ impl CloneFlags {
         .union(CloneFlags::NEWTIME);
 }
 
-/// Stack of the host thread of a task. Address space; only what is used costs memory.
-const HOST_STACK: usize = 1 << 20;
-
 /// What is to be made (`struct kernel_clone_args`).
 #[derive(Clone, Debug, Default)]
 pub struct CloneArgs {
@@ -125,48 +124,68 @@ struct Start {
     altstack: AltStack,
 }
 
-/// Starts the host thread of a task; returns when its guest thread is there. `EAGAIN`.
+impl Start {
+    /// The guest thread, with what is the parent's in it.
+    fn dress(&self, guest: &mut dyn GuestThread) -> Result<(), platform::Error> {
+        self.xstate.as_ref().map_or(Ok(()), |image| guest.set_xstate(image))
+    }
+
+    /// Runs the task on the calling host thread.
+    fn run(self, guest: Box<dyn GuestThread>) {
+        let Start { task, mm, files, regs, xstate: _, altstack } = self;
+        let mut cur = Current::new(task, mm, files, regs, guest);
+        cur.inherit_altstack(altstack);
+        cur.run();
+        current::forget();
+    }
+}
+
+/// Starts a task on a host thread; its guest thread is there then. `EAGAIN`.
 fn spawn(start: Start) -> Result<(), Errno> {
+    let refused = |error: platform::Error| {
+        static FAILED: Rarely = Rarely::new();
+        if let Some(count) = FAILED.due() {
+            tracing::warn!(%error, count, "no guest thread");
+        }
+        Errno::EAGAIN
+    };
+    let space = start.mm.address_space().clone();
+    let Some(mut guest) = space.clone().new_movable_thread().map_err(refused)? else {
+        return spawn_bound(start, refused);
+    };
+    start.dress(guest.as_mut()).map_err(refused)?;
+    let threads = start.task.kernel.host_threads.clone();
+    threads.run(move || start.run(guest)).map_err(|_| Errno::EAGAIN)
+}
+
+/// As [`spawn`], where the host thread must make the guest thread itself: on one of its own, for
+/// which the caller waits.
+fn spawn_bound(
+    start: Start,
+    refused: impl Fn(platform::Error) -> Errno + Send + 'static,
+) -> Result<(), Errno> {
     let (ready, is_ready) = mpsc::sync_channel(1);
     let name = format!("task {}", start.task.tid());
     let body = move || {
-        let guest = match start.mm.address_space().clone().new_thread() {
-            Ok(guest) => guest,
-            Err(error) => {
-                static FAILED: Rarely = Rarely::new();
-                if let Some(count) = FAILED.due() {
-                    tracing::warn!(%error, count, "no guest thread");
-                }
-                let _ = ready.send(false);
-                return;
-            }
-        };
-        let Start { task, mm, files, regs, xstate, altstack } = start;
-        let mut cur = Current::new(task, mm, files, regs, guest);
-        if let Some(image) = xstate
-            && let Err(error) = cur.set_xstate(&image)
-        {
-            static FAILED: Rarely = Rarely::new();
-            if let Some(count) = FAILED.due() {
-                tracing::warn!(%error, count, "extended state not copied");
-            }
-            let _ = ready.send(false);
-            return;
-        }
-        cur.inherit_altstack(altstack);
+        let made = start.mm.address_space().clone().new_thread().and_then(|mut guest| {
+            start.dress(guest.as_mut())?;
+            Ok(guest)
+        });
         // The parent may have given up on us only if the whole Sentry is going down.
-        let _ = ready.send(true);
-        drop(ready);
-        cur.run();
+        match made {
+            Ok(guest) => {
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                start.run(guest);
+            }
+            Err(error) => {
+                let _ = ready.send(Err(refused(error)));
+            }
+        }
     };
-    let thread = std::thread::Builder::new().name(name).stack_size(HOST_STACK).spawn(body);
-    if thread.is_err() {
-        return Err(Errno::EAGAIN);
-    }
-    match is_ready.recv() {
-        Ok(true) => Ok(()),
-        _ => Err(Errno::EAGAIN),
-    }
+    let thread = std::thread::Builder::new().name(name).stack_size(host_threads::STACK).spawn(body);
+    thread.map_err(|_| Errno::EAGAIN)?;
+    is_ready.recv().unwrap_or(Err(Errno::EAGAIN))
 }
 
 /// What the first task starts with.

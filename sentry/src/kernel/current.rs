@@ -54,6 +54,11 @@ pub fn current_task() -> Option<Arc<Task>> {
     TASK.with_borrow(Clone::clone)
 }
 
+/// The task that the calling host thread ran has ended.
+pub(super) fn forget() {
+    TASK.set(None);
+}
+
 /// What the calling thread is doing, for a report of a panic.
 pub fn describe() -> String {
     let task = TASK.try_with(|t| t.try_borrow().ok().and_then(|t| t.clone())).ok().flatten();
@@ -145,11 +150,6 @@ impl Current {
     /// The extended state, as an XSAVE image.
     pub(super) fn xstate(&mut self) -> Result<Vec<u8>, platform::Error> {
         self.guest.xstate()
-    }
-
-    /// Replaces the extended state.
-    pub(super) fn set_xstate(&mut self, image: &[u8]) -> Result<(), platform::Error> {
-        self.guest.set_xstate(image)
     }
 
     /// The alternate stack, as a child may get it.

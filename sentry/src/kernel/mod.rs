@@ -21,6 +21,7 @@ pub mod fd_table;
 pub mod fs_context;
 pub mod futex;
 pub mod host;
+mod host_threads;
 pub mod limits;
 pub mod oom;
 pub mod pidfd;
@@ -75,6 +76,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Names of Unix sockets.
     pub unix: Arc<crate::net::unix::UnixNames>,
+    /// What tasks run on.
+    pub host_threads: host_threads::HostThreads,
     /// Fires timers.
     pub timers: timer::TimerService,
     /// What each user has in use.
@@ -139,6 +142,7 @@ impl Kernel {
             tasks: TaskTable::new(limits.tasks()),
             limits,
             unix: Arc::default(),
+            host_threads: Default::default(),
             timers: timer::TimerService::default(),
             users: users::Users::default(),
             futexes: futex::FutexTable::default(),
