@@ -148,6 +148,7 @@ fn new_tmpfs() -> (Arc<dyn FileSystem>, Arc<dyn Inode>) {
         mode: 0o755,
         uid: cred.fsuid,
         gid: cred.fsgid,
+        inodes: 1 << 20,
         ..TmpfsOptions::for_memory(&memory)
     };
     let (fs, root) = TmpFs::new(memory, options).unwrap();
