@@ -112,28 +112,21 @@ fn take_descriptors() -> ExitCode {
 /// Fills the writable directory it is in: the error, and how much there was.
 fn fill() -> ExitCode {
     let block = vec![7u8; 1 << 16];
+    let Ok(mut file) = std::fs::File::create("fill") else { return ExitCode::FAILURE };
     let mut wrote = 0;
-    for number in 0..100 {
-        let Ok(mut file) = std::fs::File::create(format!("fill-{number}")) else { break };
-        loop {
-            match file.write(&block) {
-                Ok(got) if got > 0 => wrote += got,
-                other => {
-                    println!("{wrote} {:?}", other.err().and_then(|e| e.raw_os_error()));
-                    // It is full, and can be read, emptied and used again.
-                    drop(file);
-                    for number in 0..=number {
-                        drop(std::fs::remove_file(format!("fill-{number}")));
-                    }
-                    let again = std::fs::write("again", &block).is_ok();
-                    return if again { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-                }
-            }
-            if wrote > 1 << 30 {
-                println!("no end");
-                return ExitCode::FAILURE;
+    while wrote <= 1 << 30 {
+        match file.write(&block) {
+            Ok(got) if got > 0 => wrote += got,
+            other => {
+                println!("{wrote} {:?}", other.err().and_then(|e| e.raw_os_error()));
+                // It is full, and can be read, emptied and used again.
+                drop(file);
+                let gone = std::fs::remove_file("fill").is_ok();
+                let again = gone && std::fs::write("again", &block).is_ok();
+                return if again { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             }
         }
     }
+    println!("no end");
     ExitCode::FAILURE
 }
