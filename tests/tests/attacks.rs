@@ -127,10 +127,8 @@ fn attack_unprivileged(platform: &str, class: &str) {
     attack(platform, class, Sandboxes::unprivileged);
 }
 
-/// Memory in every form, under a small limit. Not in CI: the memory of a process that was killed for
-/// want of it is not back at once, and who faults in between, the bystander even, is killed as well.
+/// Memory in every form, under a small limit: who takes too much is killed, nobody else is.
 #[test]
-#[ignore = "the out-of-memory killer does not wait for the memory of who is gone already"]
 fn hogs() {
     for platform in ["ptrace", "notify"] {
         attack(platform, "hogs", Sandboxes::command);

@@ -331,8 +331,10 @@ impl MemoryFile {
         }
     }
 
-    /// Gives up to `bytes` of the pool back to the host.
-    fn shrink_pool(&self, mut bytes: u64) {
+    /// Gives `bytes` of the pool, in whole pages, back to the host.
+    fn shrink_pool(&self, bytes: u64) {
+        // Whole pages: what stays is handed out again.
+        let mut bytes = bytes.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
         let mut taken = Vec::new();
         {
             let mut state = self.state.lock();

@@ -32,6 +32,18 @@ fn fresh_memory_is_zero_even_when_recycled() {
 }
 
 #[test]
+fn what_is_charged_in_bytes_leaves_whole_pages() {
+    let file = MemoryFile::new(64 * PAGE_SIZE).unwrap();
+    drop(file.allocate(16 * PAGE_SIZE).unwrap());
+    // The pool has to give something back.
+    assert!(file.charge(50 * PAGE_SIZE + 1234));
+    file.uncharge(50 * PAGE_SIZE + 1234);
+    let all: Vec<Frames> = std::iter::from_fn(|| file.allocate(PAGE_SIZE)).collect();
+    assert!(all.iter().all(|frames| frames.offset().is_multiple_of(PAGE_SIZE)));
+    assert_eq!(all.len(), 64);
+}
+
+#[test]
 fn a_sparse_recycled_range_stays_sparse() {
     let file = MemoryFile::new(16 << 20).unwrap();
     let frames = file.allocate(1 << 20).unwrap();

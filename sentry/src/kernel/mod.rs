@@ -84,6 +84,8 @@ pub struct Kernel {
     pub users: users::Users,
     /// What the sandbox as a whole may use, and has used.
     pub limits: limits::Limits,
+    /// Who was killed for memory.
+    pub oom: oom::OomKiller,
     /// Who waits on which word of memory.
     pub futexes: futex::FutexTable,
     /// Calls that were asked for and are not there.
@@ -145,6 +147,7 @@ impl Kernel {
             host_threads: Default::default(),
             timers: timer::TimerService::default(),
             users: users::Users::default(),
+            oom: Default::default(),
             futexes: futex::FutexTable::default(),
             unsupported: unsupported::Unsupported::default(),
             strace,

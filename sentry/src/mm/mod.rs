@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
 use parking_lot::RwLock;
@@ -136,6 +136,17 @@ pub struct MemoryManager {
     hot: Arc<HotChunks>,
     state: RwLock<State>,
     _memory: KernelMemory,
+    /// Last, so that it is dropped when all else is.
+    gone: OnceLock<Gone>,
+}
+
+/// Calls somebody when it is dropped.
+struct Gone(Box<dyn Fn() + Send + Sync>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// What the lock protects.
@@ -207,6 +218,7 @@ impl MemoryManager {
             hot,
             state: RwLock::new(state),
             _memory: memory,
+            gone: OnceLock::new(),
         }))
     }
 
@@ -218,6 +230,11 @@ impl MemoryManager {
     /// What it shares with the sandbox's other address spaces.
     pub fn context(&self) -> &Arc<MmContext> {
         &self.ctx
+    }
+
+    /// Has `tell` called once all of its memory is given back. The first who asks for it is told.
+    pub fn when_gone(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.gone.get_or_init(|| Gone(Box::new(tell)));
     }
 
     /// Tells of a new `RLIMIT_STACK` of the process.
