@@ -167,7 +167,7 @@ impl Supervisor {
             } else if ready.sentry {
                 return Err(end(&self.sentry));
             } else if ready.gofer {
-                return Err(end(&self.gofer));
+                return Err(self.gofer_gone());
             } else if ready.owner {
                 return Err(Error::Died("whoever wanted the sandbox is gone".into()));
             } else if let Some(report) = self.check_time() {
@@ -230,6 +230,15 @@ impl Supervisor {
         // Rounded up, so that the time has come afterwards.
         let milliseconds = time.as_millis().saturating_add(1);
         PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Why the gofer is gone. It ends by itself when the Sentry's end of their socket closes, which
+    /// happens before the Sentry is seen to be gone.
+    fn gofer_gone(&self) -> Error {
+        let followed = self.gofer.ends_within(EXIT_TIME)
+            && matches!(self.gofer.wait(), Ok(Exit::Code(0)))
+            && self.sentry.ends_within(EXIT_TIME);
+        end(if followed { &self.sentry } else { &self.gofer })
     }
 
     /// The gofer's own failure, now that it has ended: if it did not just follow the Sentry.

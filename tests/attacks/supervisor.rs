@@ -75,6 +75,9 @@ pub(super) fn run(
     only: Option<&str>,
 ) -> Result<(), String> {
     let share = Share::new();
+    // As a service that is not to fall for the sins of others: what attackers hold is not always
+    // memory of theirs that counts against them.
+    set_oom_score_adj(-1000);
     let victim = Victim::start(share);
     share.cells[0].store(victim.pid as u64, Ordering::Relaxed);
     Catcher::install();
@@ -99,6 +102,12 @@ pub(super) fn run(
         return Err("the victim had ended".into());
     }
     Ok(())
+}
+
+/// Says how much the caller and its children are worth to the out-of-memory killer; -1000 spares them.
+/// Only root may say less than before, which natively nobody needs.
+fn set_oom_score_adj(value: i32) {
+    drop(std::fs::write("/proc/self/oom_score_adj", value.to_string()));
 }
 
 /// Waits for a child so many milliseconds.
@@ -126,6 +135,7 @@ impl Supervisor {
         if pid == 0 {
             // SAFETY: a plain call.
             unsafe { libc::setsid() };
+            set_oom_score_adj(0);
             share::become_user(self.user);
             let attacker = Attacker { share: self.share, catcher: Catcher::install() };
             if self.target == Target::Stub {

@@ -283,8 +283,11 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
         return Err(Errno::EPERM);
     }
 
-    let memory = oom::charge(&cur.kernel, kmem::TASK)?;
-    let mm = if flags.contains(CloneFlags::VM) { cur.mm.clone() } else { cur.mm.fork()? };
+    let memory = oom::charge(cur, kmem::TASK)?;
+    let mm = match flags.contains(CloneFlags::VM) {
+        true => cur.mm.clone(),
+        false => oom::insist(cur, || cur.mm.fork())?,
+    };
     let files =
         if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork() };
     let fs = if flags.contains(CloneFlags::FS) { cur.fs() } else { cur.fs().fork() };

@@ -11,7 +11,7 @@ use super::rusage::Usage;
 use super::signal::action::SIG_IGN;
 use super::signal::info::cld;
 use super::signal::{SaFlags, SigInfo, stop};
-use super::{Current, Events, Kernel, ProcessGroup, Task, ThreadGroup, futex, time};
+use super::{Current, Events, Kernel, ProcessGroup, Task, ThreadGroup, futex, oom, time};
 use crate::boot::Cause;
 
 /// How long the end of the sandbox waits for tasks that do not react.
@@ -29,6 +29,7 @@ pub(super) fn exit(cur: Current, status: u32) {
         task.group.note_rss(cur.mm.memory_use().rss() / 1024);
     }
     release_memory(&task, &cur.mm);
+    let leaving = (!task.shares_memory()).then(|| oom::Leaving::new(&task.kernel));
     task.set_mm(None);
     task.set_files(None);
     task.set_kicker(None);
@@ -42,6 +43,7 @@ pub(super) fn exit(cur: Current, status: u32) {
     }
     // Ends the stub's thread, and the memory and files if nobody else has them.
     drop(cur);
+    drop(leaving);
     notify(&task, status, last);
     if last && task.group.tgid == 1 {
         let cause = match status & 0x7f {

@@ -4,7 +4,7 @@
 //!
 //! Lock order: `OomKiller::victim` -> the task table's.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::current::current_task;
@@ -29,8 +29,31 @@ const PATIENCE: u64 = 1_000_000_000;
 #[derive(Default)]
 pub struct OomKiller {
     victim: Mutex<Option<Victim>>,
-    /// Woken when a victim's memory is back.
+    /// How many tasks are giving up memory that nobody else has, and how many have.
+    leaving: AtomicUsize,
+    left: AtomicU64,
+    /// Woken when a victim's memory is back, or that of one who ended.
     gone: WaitQueue,
+}
+
+/// A task gives up its memory: while it is there, nobody has to be killed for more.
+pub(super) struct Leaving(Arc<Kernel>);
+
+impl Leaving {
+    /// To be dropped when the memory is back.
+    pub(super) fn new(kernel: &Arc<Kernel>) -> Leaving {
+        kernel.oom.leaving.fetch_add(1, Ordering::AcqRel);
+        Leaving(kernel.clone())
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let oom = &self.0.oom;
+        oom.leaving.fetch_sub(1, Ordering::AcqRel);
+        oom.left.fetch_add(1, Ordering::AcqRel);
+        oom.gone.wake(Events::IN);
+    }
 }
 
 /// A process that was killed for its memory.
@@ -38,6 +61,8 @@ pub struct OomKiller {
 struct Victim {
     group: Arc<ThreadGroup>,
     mm: Weak<MemoryManager>,
+    /// Its memory is back.
+    is_gone: Arc<AtomicBool>,
     /// Until when others wait for its memory, in nanoseconds of `CLOCK_MONOTONIC`.
     deadline: u64,
 }
@@ -45,7 +70,7 @@ struct Victim {
 impl Victim {
     /// Whether its memory is not back, and worth waiting for.
     fn is_dying(&self) -> bool {
-        self.mm.strong_count() > 0 && monotonic_ns() < self.deadline
+        !self.is_gone.load(Ordering::Acquire) && monotonic_ns() < self.deadline
     }
 }
 
@@ -88,13 +113,32 @@ fn trim(kernel: &Kernel) -> bool {
     freed >= kernel.memory.limit() / ENOUGH
 }
 
-/// Counts kernel memory, of what was promised and not used if need be. `ENOMEM`. No locks are held.
-pub(super) fn charge(kernel: &Kernel, bytes: usize) -> Result<KernelMemory, Errno> {
-    if let Some(memory) = kmem::charge(bytes) {
-        return Ok(memory);
+/// Memory that is left when kernel memory is short: less than a process or two need.
+const SHORT: u64 = 4 * kmem::ADDRESS_SPACE as u64;
+/// How many have to go for kernel memory at most.
+const ATTEMPTS: usize = 4;
+
+/// Does what takes kernel memory, and what else a new process needs; kills for it if it is short, as
+/// a fault would. `ENOMEM` when that did not help. No locks are held. May block.
+pub(super) fn insist<T>(
+    cur: &Current,
+    mut take: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    for _ in 0..ATTEMPTS {
+        match take() {
+            Err(Errno::ENOMEM) if cur.kernel.memory.left() < SHORT => out_of_memory(cur),
+            taken => return taken,
+        }
+        if cur.group.exiting().is_some() {
+            return Err(Errno::ENOMEM);
+        }
     }
-    trim(kernel);
-    kmem::charge(bytes).ok_or(Errno::ENOMEM)
+    take()
+}
+
+/// Counts kernel memory, as [`insist`].
+pub(super) fn charge(cur: &Current, bytes: usize) -> Result<KernelMemory, Errno> {
+    insist(cur, || kmem::charge(bytes).ok_or(Errno::ENOMEM))
 }
 
 /// For user copies that find no memory. They may hold locks of files, so nothing is waited for: a
@@ -106,7 +150,9 @@ pub(crate) fn relief(kernel: &Arc<Kernel>) -> Relief {
         if trim(&kernel) {
             return true;
         }
-        kill(&kernel, &task);
+        if kernel.oom.leaving.load(Ordering::Acquire) == 0 {
+            kill(&kernel, &task);
+        }
         false
     }) as Box<dyn Fn() -> bool + Send + Sync>)
 }
@@ -117,14 +163,20 @@ pub(super) fn out_of_memory(cur: &Current) {
     if trim(&cur.kernel) {
         return;
     }
-    let _registration = cur.kernel.oom.gone.register(Events::IN, cur.sleeper.clone());
-    let victim = kill(&cur.kernel, &cur.task);
-    // `block` says why it came back: interrupted, which is how the caller dies, or too late.
-    while victim.is_dying() && cur.group.exiting().is_none() {
-        if cur.block(Some(victim.deadline)).is_err() {
-            return;
-        }
+    let oom = &cur.kernel.oom;
+    let _registration = oom.gone.register(Events::IN, cur.sleeper.clone());
+    let left = oom.left.load(Ordering::Acquire);
+    if oom.leaving.load(Ordering::Acquire) > 0 {
+        let deadline = monotonic_ns().saturating_add(PATIENCE);
+        return wait(cur, deadline, || oom.left.load(Ordering::Acquire) != left);
     }
+    let victim = kill(&cur.kernel, &cur.task);
+    wait(cur, victim.deadline, || !victim.is_dying());
+}
+
+/// Sleeps until `done`, or it is late, or the caller is interrupted, which is how it dies.
+fn wait(cur: &Current, deadline: u64, done: impl Fn() -> bool) {
+    while !done() && cur.group.exiting().is_none() && cur.block(Some(deadline)).is_ok() {}
 }
 
 /// Kills the biggest process, unless the memory of the last one is not back yet.
@@ -137,16 +189,21 @@ fn kill(kernel: &Arc<Kernel>, asked_by: &Task) -> Victim {
         Some((group, mm)) => (group, Arc::downgrade(&mm)),
         None => (asked_by.group.clone(), Weak::new()),
     };
+    let is_gone = match &*last {
+        Some(victim) if Weak::ptr_eq(&victim.mm, &mm) => victim.is_gone.clone(),
+        _ => Arc::new(AtomicBool::new(mm.strong_count() == 0)),
+    };
     if let Some(mm) = mm.upgrade() {
-        let kernel = Arc::downgrade(kernel);
+        let (kernel, is_gone) = (Arc::downgrade(kernel), is_gone.clone());
         mm.when_gone(move || {
+            is_gone.store(true, Ordering::Release);
             if let Some(kernel) = kernel.upgrade() {
                 kernel.oom.gone.wake(Events::IN);
             }
         });
     }
     let deadline = monotonic_ns().saturating_add(PATIENCE);
-    let victim = Victim { group, mm, deadline };
+    let victim = Victim { group, mm, is_gone, deadline };
     *last = Some(victim.clone());
     drop(last);
     end(kernel, &victim, asked_by);

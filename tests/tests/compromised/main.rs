@@ -606,14 +606,14 @@ fn the_launcher_takes_nothing_from_the_sentry() {
     let mut inside = Inside::running(&sandboxes, false, "sentry");
     let launcher = Process::get(inside.launcher()).expect("the launcher");
     let before = if is_root() { launcher.descriptors().len() } else { 0 };
-    let suspended = br#""started""#;
-    let text = inside.put(TEXT, suspended);
-    let part = inside.put_words(HEADER + 256, &[text, suspended.len() as u64]);
+    let started = br#"{"started":{"platform":"notify"}}"#;
+    let text = inside.put(TEXT, started);
+    let part = inside.put_words(HEADER + 256, &[text, started.len() as u64]);
     let rights = inside.put_words(HEADER + 512, &[20, 1 | 1 << 32, 0]);
     let header = inside.put_words(HEADER, &[0, 0, part, 1, rights, 24, 0]);
     for _ in 0..20 {
         let sent = inside.call(libc::SYS_sendmsg, &[3, header, 0]);
-        assert_eq!(sent, suspended.len() as i64);
+        assert_eq!(sent, started.len() as i64);
     }
     if is_root() {
         assert_eq!(launcher.descriptors().len(), before, "descriptors are dropped");
