@@ -232,13 +232,14 @@ impl Supervisor {
         PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
     }
 
-    /// Why the gofer is gone. It ends by itself when the Sentry's end of their socket closes, which
+    /// Why the gofer has ended. It does so by itself when the Sentry's end of their socket closes, which
     /// happens before the Sentry is seen to be gone.
     fn gofer_gone(&self) -> Error {
-        let followed = self.gofer.ends_within(EXIT_TIME)
-            && matches!(self.gofer.wait(), Ok(Exit::Code(0)))
-            && self.sentry.ends_within(EXIT_TIME);
-        end(if followed { &self.sentry } else { &self.gofer })
+        let exit = self.gofer.wait();
+        if matches!(exit, Ok(Exit::Code(0))) && self.sentry.ends_within(EXIT_TIME) {
+            return end(&self.sentry);
+        }
+        died(&self.gofer, exit)
     }
 
     /// The gofer's own failure, now that it has ended: if it did not just follow the Sentry.
