@@ -81,10 +81,13 @@ fn badness(used: u64, adjust: i32, total: u64) -> Option<i64> {
     (adjust != NEVER).then(|| bytes(used).saturating_add(bytes(total) / 1000 * i64::from(adjust)))
 }
 
-/// The process to kill, and its memory; one that is about to end anyway comes first.
-fn choose(kernel: &Kernel) -> Option<(Arc<ThreadGroup>, Arc<MemoryManager>)> {
+/// A process, and its memory.
+type Candidate = (Arc<ThreadGroup>, Arc<MemoryManager>);
+
+/// The process to kill; one that is about to end anyway comes first.
+fn choose(kernel: &Kernel) -> Option<Candidate> {
     let total = kernel.memory.limit();
-    let mut worst: Option<(i64, (Arc<ThreadGroup>, Arc<MemoryManager>))> = None;
+    let mut worst: Option<(i64, Candidate)> = None;
     for group in kernel.tasks.groups() {
         let Some(mm) = group.threads().iter().find_map(|task| task.mm()) else { continue };
         if group.exiting().is_some() {
