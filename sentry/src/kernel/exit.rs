@@ -29,7 +29,7 @@ pub(super) fn exit(cur: Current, status: u32) {
         task.group.note_rss(cur.mm.memory_use().rss() / 1024);
     }
     release_memory(&task, &cur.mm);
-    let leaving = (!task.shares_memory()).then(|| oom::Leaving::new(&task.kernel));
+    let leaving = last.then(|| oom::Leaving::new(&task.kernel));
     task.set_mm(None);
     task.set_files(None);
     task.set_kicker(None);

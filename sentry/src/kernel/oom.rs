@@ -24,6 +24,8 @@ const NEVER: i32 = -1000;
 const ENOUGH: u64 = 256;
 /// How long a fault waits for a victim's memory.
 const PATIENCE: u64 = 1_000_000_000;
+/// After how long a fault is tried again where there is nobody to kill.
+const RETRY: u64 = 10_000_000;
 
 /// Who was killed last. One per kernel.
 #[derive(Default)]
@@ -188,8 +190,15 @@ fn kill(kernel: &Arc<Kernel>, asked_by: &Task) -> Victim {
     if let Some(victim) = last.as_ref().filter(|victim| victim.is_dying()) {
         return victim.clone();
     }
+    let spared = asked_by.group.oom_score_adj.load(Ordering::Relaxed) == NEVER;
     let (group, mm) = match choose(kernel) {
         Some((group, mm)) => (group, Arc::downgrade(&mm)),
+        None if spared => {
+            // Memory may come back all the same: of whoever ends by itself.
+            let deadline = monotonic_ns().saturating_add(RETRY);
+            let (group, is_gone) = (asked_by.group.clone(), Arc::default());
+            return Victim { group, mm: Weak::new(), is_gone, deadline };
+        }
         None => (asked_by.group.clone(), Weak::new()),
     };
     let is_gone = match &*last {
