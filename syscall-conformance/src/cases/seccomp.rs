@@ -581,7 +581,16 @@ fn kept_by_exec() {
         9
     });
     close(w);
-    print!("{}", String::from_utf8_lossy(&read(r, 4096)));
+    // It writes line by line.
+    let mut said = Vec::new();
+    loop {
+        let part = read(r, 4096);
+        if part.is_empty() {
+            break;
+        }
+        said.extend(part);
+    }
+    print!("{}", String::from_utf8_lossy(&said));
     println!("{:x}", wait(pid));
 }
 
