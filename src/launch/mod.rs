@@ -6,6 +6,7 @@
 //! the pid namespace in which all stubs live.
 
 mod children;
+mod conversation;
 mod culprit;
 mod hook;
 mod jails;
@@ -23,6 +24,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 pub(crate) use self::jails::Allowed;
 
+use self::conversation::Conversation;
 use self::hook::Hook;
 use self::jails::Caller;
 use self::signals::Signals;
@@ -109,6 +111,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control, their_audit));
     let watched = Watched::new(limits, cgroup, missing);
+    let control = Conversation::new(control);
     let mut supervisor =
         Supervisor { sentry, gofer, control, signals, terminal, owner, watched, auditor };
     let ended = supervisor.run();

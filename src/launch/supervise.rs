@@ -1,7 +1,6 @@
 //! The launcher's life while a sandbox runs: it passes signals and window sizes in, and watches
 //! that all its processes live, or none.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use lockdown::cgroup::Cgroup;
 use lockdown::{Child, Exit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
-use sentry::boot::control::{
-    self, BootFailure, Cause, Ending, ExitStatus, FromSentry, ToSentry, Usage,
-};
+use sentry::boot::control::{BootFailure, Cause, Ending, ExitStatus, FromSentry, ToSentry, Usage};
 
+use super::conversation::Conversation;
 use super::culprit;
 use super::layers;
 use super::signals::{Action, Signals};
@@ -44,7 +42,6 @@ pub(super) struct Watched {
     not_kept: Vec<String>,
     /// When the program was started; until then, when the sandbox was.
     start: Instant,
-    started: bool,
     /// The Sentry was told to end the sandbox, for this reason, and has until then to answer.
     told: Option<(Cause, Instant)>,
     platform: String,
@@ -62,7 +59,6 @@ impl Watched {
             cgroup,
             not_kept,
             start: Instant::now(),
-            started: false,
             told: None,
             platform: String::new(),
             layers: Vec::new(),
@@ -111,7 +107,7 @@ impl Watched {
 pub(super) struct Supervisor {
     pub(super) sentry: Child,
     pub(super) gofer: Child,
-    pub(super) control: OwnedFd,
+    pub(super) control: Conversation,
     pub(super) signals: Signals,
     pub(super) terminal: Option<Terminal>,
     /// Connected to whoever wants the sandbox, if that is another process.
@@ -140,9 +136,10 @@ impl Supervisor {
             if let Some(verdict) = self.auditor.as_mut().and_then(Auditor::turn) {
                 self.end_by_policy(&verdict);
             }
-            // What the Sentry has said counts before what has become of the processes.
+            // What the Sentry has said counts before what has become of the processes, but nothing
+            // that it says keeps the launcher from looking at the time.
             if ready.control {
-                match self.message()? {
+                match self.control.hear()? {
                     Some(FromSentry::Exited(ending)) => {
                         let report = self.watched.report(ending, true);
                         if self.gofer.ends_within(0) {
@@ -157,9 +154,11 @@ impl Supervisor {
                         let reason = gofer.then(|| self.gofer_first()).flatten();
                         return Err(reason.unwrap_or_else(|| trustworthy(failure).into()));
                     }
-                    Some(FromSentry::Suspended | FromSentry::Stopped) => {
-                        suspending = false;
-                        self.stop()?;
+                    Some(FromSentry::Suspended) => {
+                        // It may come late, when the launcher has stopped and gone on already.
+                        if std::mem::replace(&mut suspending, false) {
+                            self.stop()?;
+                        }
                     }
                     Some(FromSentry::Started { platform }) => self.started(platform),
                     None => return Err(end(&self.sentry)),
@@ -170,12 +169,14 @@ impl Supervisor {
                 return Err(self.gofer_gone());
             } else if ready.owner {
                 return Err(Error::Died("whoever wanted the sandbox is gone".into()));
-            } else if let Some(report) = self.check_time() {
-                return Ok(report);
             } else if suspending && ready.nothing {
                 suspending = false;
                 self.stop()?;
             }
+            if let Some(report) = self.check_time() {
+                return Ok(report);
+            }
+            self.control.flush();
             if ready.signals {
                 suspending |= self.handle_signals()?;
             }
@@ -184,13 +185,10 @@ impl Supervisor {
 
     /// The program runs: its time begins.
     fn started(&mut self, platform: String) {
-        // Only once, whatever the Sentry says.
-        if !std::mem::replace(&mut self.watched.started, true) {
-            self.watched.start = Instant::now();
-            self.watched.platform = platform.chars().take(MAX_PLATFORM).collect();
-            self.watched.layers =
-                [&self.sentry, &self.gofer].into_iter().filter_map(layers::read).collect();
-        }
+        self.watched.start = Instant::now();
+        self.watched.platform = platform.chars().take(MAX_PLATFORM).collect();
+        self.watched.layers =
+            [&self.sentry, &self.gofer].into_iter().filter_map(layers::read).collect();
     }
 
     /// Acts when the time is up: first the Sentry is asked to end the sandbox and say what it used;
@@ -212,7 +210,7 @@ impl Supervisor {
     fn tell_to_end(&mut self, cause: Cause) {
         if self.watched.told.is_none() {
             self.watched.told = Some((cause, Instant::now() + REPORT_TIME));
-            self.tell(&ToSentry::End(cause));
+            self.control.tell(ToSentry::End(cause));
         }
     }
 
@@ -265,9 +263,11 @@ impl Supervisor {
     }
 
     fn wait(&self, timeout: PollTimeout) -> Result<Ready, Error> {
+        let (control, waiting) = self.control.fd();
+        let room = if waiting { PollFlags::POLLOUT } else { PollFlags::empty() };
         let mut fds = vec![
             PollFd::new(self.signals.fd().as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(control, PollFlags::POLLIN | room),
             PollFd::new(self.sentry.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.gofer.as_fd(), PollFlags::POLLIN),
         ];
@@ -287,20 +287,12 @@ impl Supervisor {
         Ok(Ready {
             nothing: !(0..fds.len()).any(ready),
             signals: ready(0),
-            control: ready(1),
+            control: fds[1].revents().is_some_and(|events| events != PollFlags::POLLOUT)
+                && ready(1),
             sentry: ready(2),
             gofer: ready(3),
             owner: others > OWNER && ready(OWNER),
         })
-    }
-
-    fn message(&self) -> Result<Option<FromSentry>, Error> {
-        match control::receive(&self.control) {
-            Ok(message) => Ok(message),
-            // A reset means that it died with our messages unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(Error::Violation(format!("the sentry sent nonsense: {error}"))),
-        }
     }
 
     /// Acts on all pending signals. Returns whether the Sentry was asked to suspend the tasks.
@@ -308,14 +300,14 @@ impl Supervisor {
         let mut suspending = false;
         while let Some(action) = self.signals.next()? {
             match action {
-                Action::Forward(signo) => self.tell(&ToSentry::Signal(signo)),
+                Action::Forward(signo) => self.control.tell(ToSentry::Signal(signo)),
                 Action::Resize => {
                     if let Some(terminal) = &self.terminal {
-                        self.tell(&ToSentry::WindowSize(terminal.size()));
+                        self.control.tell(ToSentry::WindowSize(terminal.size()));
                     }
                 }
                 Action::Stop => {
-                    self.tell(&ToSentry::Suspend);
+                    self.control.tell(ToSentry::Suspend);
                     suspending = true;
                 }
                 Action::Continue => {
@@ -323,10 +315,10 @@ impl Supervisor {
                         terminal.make_raw();
                         // The window may have changed its size meanwhile.
                         let size = terminal.size();
-                        self.tell(&ToSentry::WindowSize(size));
+                        self.control.tell(ToSentry::WindowSize(size));
                     }
                     let foreground = self.terminal.as_ref().is_none_or(Terminal::foreground);
-                    self.tell(&ToSentry::Resume { foreground });
+                    self.control.tell(ToSentry::Resume { foreground });
                 }
             }
         }
@@ -350,11 +342,6 @@ impl Supervisor {
         }
         auditor.end(ended);
     }
-
-    /// Sends a message. If the Sentry is gone the poll loop will notice.
-    fn tell(&self, message: &ToSentry) {
-        drop(control::send(&self.control, message));
-    }
 }
 
 /// A taken-over Sentry must not make a failure look like success, or like the program's own exit.
@@ -366,10 +353,14 @@ fn trustworthy(failure: BootFailure) -> BootFailure {
 /// Waits for a process that is gone, or on its way out (its end of the channel closes first), and
 /// says why.
 fn end(child: &Child) -> Error {
-    if !child.ends_within(EXIT_TIME) {
-        drop(child.kill());
+    if child.ends_within(EXIT_TIME) {
+        return died(child, child.wait());
     }
-    died(child, child.wait())
+    drop((child.kill(), child.wait()));
+    Error::Died(format!(
+        "the {} hung up on the launcher without a word, and had to be killed",
+        child.name()
+    ))
 }
 
 /// Why a process is gone that should not be.

@@ -44,6 +44,11 @@ impl Inside {
         } else {
             sandboxes.command(&arguments)
         };
+        Inside::ready(command, process)
+    }
+
+    /// As [`Inside::running`], with a command whose guest prints "ready" first.
+    pub fn ready(command: Command, process: &str) -> Inside {
         let mut inside = Inside::start(command, process);
         let mut line = [0; 6];
         let stdout = inside.launcher.stdout.as_mut().expect("a pipe");

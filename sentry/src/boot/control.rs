@@ -50,9 +50,6 @@ pub enum FromSentry {
     Failed(BootFailure),
     /// Answer to [`ToSentry::Suspend`].
     Suspended,
-    /// The first program stopped of itself (Ctrl-Z at the guest's terminal): the launcher should
-    /// stop likewise, so that the caller's shell gets control.
-    Stopped,
     /// The sandbox has ended: the first program is gone, or a limit was hit; the last message.
     Exited(Ending),
 }
@@ -170,15 +167,26 @@ impl ExitStatus {
 /// # Errors
 /// The host's: `EPIPE` when the peer is gone.
 pub fn send<T: Serialize>(socket: impl AsFd, message: &T) -> io::Result<()> {
+    send_with(socket.as_fd(), message, 0)
+}
+
+/// As [`send`], for somebody who must not wait for the peer.
+///
+/// # Errors
+/// `WouldBlock` while the peer's queue is full; else as [`send`].
+pub fn send_now<T: Serialize>(socket: impl AsFd, message: &T) -> io::Result<()> {
+    send_with(socket.as_fd(), message, libc::MSG_DONTWAIT)
+}
+
+fn send_with<T: Serialize>(socket: BorrowedFd<'_>, message: &T, flags: i32) -> io::Result<()> {
     let packet = serde_json::to_vec(message).map_err(io::Error::other)?;
     if packet.len() > MAX_PACKET {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
-    let fd = socket.as_fd().as_raw_fd();
+    let (fd, flags) = (socket.as_raw_fd(), flags | libc::MSG_NOSIGNAL);
     loop {
         // SAFETY: `packet` is valid for reads of its length.
-        let sent =
-            unsafe { libc::send(fd, packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL) };
+        let sent = unsafe { libc::send(fd, packet.as_ptr().cast(), packet.len(), flags) };
         match check(sent) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -190,7 +198,7 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T) -> io::Result<()> {
 /// Receives one message, or `None` at the end of file. Blocks.
 ///
 /// # Errors
-/// `InvalidData` for a packet that is too long or not a `T`; else the host's.
+/// `InvalidData` for a packet that is too long, empty or not a `T`; else the host's.
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<T>> {
     let Some(packet) = receive_packet(socket.as_fd())? else { return Ok(None) };
     serde_json::from_slice(&packet)
@@ -212,7 +220,10 @@ fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
             )
         };
         match check(length) {
-            Ok(0) => return Ok(None),
+            Ok(0) if is_over(socket)? => return Ok(None),
+            Ok(0) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "empty control packet"));
+            }
             Ok(length) if length > buffer.len() => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "control packet too long"));
             }
@@ -224,6 +235,15 @@ fn receive_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the peer can say nothing more: an empty packet looks like the end.
+fn is_over(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    const OVER: i16 = libc::POLLRDHUP | libc::POLLHUP;
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: OVER, revents: 0 };
+    // SAFETY: `poll` is valid for the one entry.
+    check(unsafe { libc::poll(&raw mut poll, 1, 0) } as isize)?;
+    Ok(poll.revents & OVER != 0)
 }
 
 fn check(result: isize) -> io::Result<usize> {
