@@ -75,6 +75,7 @@ pub struct Builder {
     stdout: Output,
     stderr: Output,
     helper: Option<PathBuf>,
+    confine: bool,
 }
 
 impl From<Sandbox> for Builder {
@@ -244,6 +245,16 @@ impl Builder {
         self
     }
 
+    /// Lets the calling process confine itself, for good, once the sandbox runs, if it makes the sandbox
+    /// itself: a seccomp filter that allows what is needed to the sandbox's end, then to write to what
+    /// is open and to exit; no capabilities. What a call that is not on the list brings is death:
+    /// see `rsentry features --json` (`launcher`). For programs that do nothing else, as the `rsentry`
+    /// command. Helper processes do so in any case.
+    pub fn confine(mut self) -> Builder {
+        self.confine = true;
+        self
+    }
+
     /// The description so far.
     pub fn build(self) -> Sandbox {
         self.sandbox
@@ -262,13 +273,13 @@ impl Builder {
     /// process of the sandbox died. Nothing is left behind then. That the program failed or a limit
     /// ended it is no error: see [`Report::ended_by`].
     pub fn run(self) -> Result<Report, Error> {
-        let Builder { sandbox, stdin, stdout, stderr, helper } = self;
+        let Builder { sandbox, stdin, stdout, stderr, helper, confine } = self;
         let own = matches!(
             (&stdin, &stdout, &stderr),
             (Input::Inherit, Output::Inherit, Output::Inherit)
         );
         if own && helper.is_none() && launch::is_single_threaded()? {
-            return launch::sandbox(&sandbox, None);
+            return launch::sandbox(&sandbox, None, confine);
         }
         helper::run(&sandbox, helper.as_deref(), stdin, [stdout, stderr])
     }

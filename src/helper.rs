@@ -7,7 +7,7 @@
 //! length and JSON. Each side takes the other's end of file for its death.
 //!
 //! The caller trusts the helper, which is its own code; nothing that the guest controls gets there but
-//! inside of strings.
+//! inside of strings. As the `rsentry` command, a helper confines itself once its sandbox runs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -69,7 +69,8 @@ pub fn init() {
 fn serve(mut caller: UnixStream) -> io::Result<()> {
     close_on_exec(caller.as_raw_fd(), true)?;
     let sandbox: Sandbox = receive(&mut caller)?;
-    let answer = match launch::sandbox(&sandbox, Some(OwnedFd::from(caller.try_clone()?))) {
+    let owner = OwnedFd::from(caller.try_clone()?);
+    let answer = match launch::sandbox(&sandbox, Some(owner), true) {
         Ok(report) => Answer::Done(Box::new(report)),
         Err(Error::Boot(failure)) => Answer::Boot(failure),
         Err(error) => Answer::Failed(error.to_string()),

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rsentry::cli::{self, Action};
-use rsentry::{Error, Report, ReportFile, Sandbox};
+use rsentry::{Builder, Error, Report, ReportFile, Sandbox};
 
-/// Runs a sandbox, and writes the report if somebody wants it.
-fn run(sandbox: &Sandbox, report: Option<&Path>) -> Result<Report, Error> {
+/// Runs a sandbox, and writes the report if somebody wants it. From the sandbox's start on, this
+/// process can do little more.
+fn run(sandbox: Sandbox, report: Option<&Path>) -> Result<Report, Error> {
     let file = report.map(ReportFile::create).transpose()?;
-    let result = sandbox.run();
+    let result = Builder::from(sandbox).confine().run();
     match file.map(|file| file.write(&result)) {
         // What went wrong first is what there is to tell.
         Some(Err(error)) => result.and(Err(error)),
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
         },
-        Action::Run { sandbox, report } => run(&sandbox, report.as_deref()),
+        Action::Run { sandbox, report } => run(*sandbox, report.as_deref()),
         Action::Fail(error) => Err(error),
     };
     match result {

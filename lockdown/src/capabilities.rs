@@ -34,6 +34,20 @@ impl Capabilities {
         self.0 & other.0 == other.0
     }
 
+    /// Leaves the calling thread with no more than these in the permitted and effective sets, and
+    /// nothing in the inheritable and ambient sets. The bounding set of one that may not change it
+    /// (without `CAP_SETPCAP`) stays: under `no_new_privs` it gives nothing.
+    pub(crate) fn keep_at_most(self) -> Result<(), Error> {
+        let has = permitted().context(Layer::Capabilities, "capget")?;
+        let kept = Capabilities(has & self.0);
+        match kept.keep_only() {
+            Err(error) if error.source.raw_os_error() == Some(libc::EPERM) => {
+                kept.set_the_other_four()
+            }
+            other => other,
+        }
+    }
+
     /// Leaves the calling thread with these in the permitted and effective sets, and nothing in
     /// the inheritable, ambient and bounding sets.
     pub(crate) fn keep_only(self) -> Result<(), Error> {
@@ -48,20 +62,34 @@ impl Capabilities {
                 }
             }
         }
+        self.set_the_other_four()
+    }
+
+    /// All but the bounding set.
+    fn set_the_other_four(self) -> Result<(), Error> {
         prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)
             .context(Layer::Capabilities, "clearing the ambient set")?;
         set(self.0).context(Layer::Capabilities, "capset")
     }
 }
 
+/// What capget(2) and capset(2) take first: version 3, the calling thread.
+const HEADER: [u32; 2] = [0x2008_0522, 0];
+
+/// capget(2): the permitted set.
+fn permitted() -> io::Result<u64> {
+    let mut data = [0u32; 6];
+    // SAFETY: both arrays have the layout that version 3 asks for.
+    check(unsafe { libc::syscall(libc::SYS_capget, HEADER.as_ptr(), data.as_mut_ptr()) })?;
+    Ok(u64::from(data[1]) | u64::from(data[4]) << 32)
+}
+
 /// capset(2), version 3: a header, then low and high halves of effective, permitted, inheritable.
 fn set(bits: u64) -> io::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
     let (low, high) = (bits as u32, (bits >> 32) as u32);
     let data: [u32; 6] = [low, low, 0, high, high, 0];
     // SAFETY: both arrays have the layout that version 3 asks for.
-    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_capset, HEADER.as_ptr(), data.as_ptr()) }).map(drop)
 }
 
 /// The calling process's effective capabilities, from `/proc/self/status`.

@@ -103,6 +103,28 @@ impl Sealer {
     }
 }
 
+/// Confines the calling process itself, which stays in its namespaces: it gets no new privileges,
+/// has `capabilities` at most, and may make `calls` only. It must be single-threaded.
+///
+/// # Errors
+/// Names the layer that could not be had. Some of it may be in force then.
+pub fn confine(capabilities: Capabilities, calls: &AllowList) -> Result<(), Error> {
+    process::no_new_privileges()?;
+    capabilities.keep_at_most()?;
+    calls.install(seccompiler::SeccompAction::KillProcess)
+}
+
+/// As [`confine`]; what becomes of a call that is not on the list is [`Sealer::seal_and_tell`]'s.
+///
+/// # Errors
+/// As [`confine`].
+#[cfg(debug_assertions)]
+pub fn confine_and_tell(capabilities: Capabilities, calls: &AllowList) -> Result<(), Error> {
+    process::no_new_privileges()?;
+    capabilities.keep_at_most()?;
+    calls.install(violation::action())
+}
+
 /// A handler that says which call it was.
 #[cfg(debug_assertions)]
 mod violation {

@@ -28,7 +28,9 @@ pub use capabilities::{Capabilities, effective as effective_capabilities};
 pub use error::{Error, Layer};
 pub use features::host_features;
 pub use identity::{IdMap, Identity};
-pub use jail::{FileAccess, Jail, Sealer};
+#[cfg(debug_assertions)]
+pub use jail::confine_and_tell;
+pub use jail::{FileAccess, Jail, Sealer, confine};
 pub use namespaces::Namespaces;
 pub use process::wipe_environment;
 pub use rlimits::Rlimit;

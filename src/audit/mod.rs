@@ -124,6 +124,11 @@ impl Auditor {
         Ok(())
     }
 
+    /// Whether records go to a socket by its name.
+    pub(crate) fn sends_to_a_name(&self) -> bool {
+        matches!(self.sink, Some(Sink::Syslog(..) | Sink::Journald(..)))
+    }
+
     /// What to wait for.
     pub(crate) fn poll_fds(&self) -> Vec<PollFd<'_>> {
         let socket =

@@ -1,9 +1,10 @@
 //! `--on-alert=exec:CMD`: a process of the launcher's that runs the command, once for each alert,
 //! one at a time.
 //!
-//! It is forked before the sandbox is made and has nothing but a socket on which alerts come. What
-//! does not fit into the socket's buffer is not run. A command that takes too long is killed, with
-//! its process group.
+//! It is forked before the sandbox is made, and before the launcher confines itself: it keeps the
+//! caller's rights, without a filter, since commands may do anything. It has nothing but a socket on which
+//! alerts come. What does not fit into the socket's buffer is not run. A command that takes too long is
+//! killed, with its process group. If the launcher dies, so do the command at hand and the process.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -12,13 +13,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{ForkResult, fork};
 
 use crate::error::Error;
 
@@ -33,7 +34,22 @@ const MAX_ALERT: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Runner {
     command: OsString,
-    process: Option<(Pid, OwnedFd)>,
+    process: Option<Process>,
+}
+
+/// Dropping it ends it.
+#[derive(Debug)]
+struct Process {
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors mean that it has been waited for.
+        let _ = kill(self.pidfd.as_fd());
+        let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    }
 }
 
 impl Runner {
@@ -52,7 +68,10 @@ impl Runner {
         // SAFETY: single-threaded, so the child may do what it likes.
         match unsafe { fork() }.map_err(|error| Error::host("fork", error))? {
             ForkResult::Parent { child } => {
-                self.process = Some((child, ours));
+                // It is there until it is waited for, so this is its own.
+                let pidfd = pidfd(child.as_raw().unsigned_abs())
+                    .map_err(|error| Error::host("pidfd_open", error))?;
+                self.process = Some(Process { pidfd, socket: ours });
                 Ok(())
             }
             ForkResult::Child => {
@@ -67,22 +86,30 @@ impl Runner {
     pub(super) fn send(&mut self, line: &[u8]) -> bool {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let process = self.process.as_ref();
-        process.is_some_and(|(_, socket)| send(socket.as_raw_fd(), line, flags).is_ok())
+        process.is_some_and(|process| send(process.socket.as_raw_fd(), line, flags).is_ok())
     }
 
     /// Lets it come to its end, within bounds.
     pub(super) fn finish(self) {
-        let Some((child, socket)) = self.process else { return };
-        // No more alerts; the other end is closed when the process has ended. Errors mean that it
-        // has ended already.
-        let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+        let Some(process) = self.process else { return };
+        // No more alerts. Errors mean that it has ended already.
+        let _ = shutdown(process.socket.as_raw_fd(), Shutdown::Write);
         let longest = LAST + Duration::from_secs(1);
-        if !is_up(socket.as_fd(), PollFlags::empty(), longest) {
+        if !is_up(process.pidfd.as_fd(), PollFlags::POLLIN, longest) {
             tracing::warn!("the process that runs alert commands does not end, and is killed");
-            let _ = kill(child, Signal::SIGKILL);
         }
-        let _ = waitpid(child, None);
     }
+}
+
+/// SIGKILL.
+fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed.
+    let result = unsafe {
+        let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
+        libc::syscall(call, fd, libc::SIGKILL, info, 0)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Waits until these events, an error or a hang-up are there. Returns whether they are.
@@ -100,6 +127,13 @@ fn is_up(fd: BorrowedFd<'_>, events: PollFlags, longest: Duration) -> bool {
 /// The launcher has said its last, whether or not there is something left to read.
 fn hung_up() -> PollFlags {
     PollFlags::from_bits_retain(libc::POLLRDHUP)
+}
+
+/// Whether the launcher is gone, and has not just said its last.
+fn is_orphan(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let polled = poll(&mut fds, PollTimeout::ZERO).is_ok();
+    polled && fds.iter().any(|fd| fd.revents().is_some_and(|it| it.contains(PollFlags::POLLHUP)))
 }
 
 /// The process: runs the command for each alert, until there are no more.
@@ -166,16 +200,21 @@ fn run(
         }
         deadline = end.map_or(deadline, |end| deadline.min(end));
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            tracing::warn!("an alert's command took too long, and was killed");
+        let orphan = is_orphan(socket.as_fd());
+        if orphan || left.is_zero() {
+            if orphan {
+                *end = Some(Instant::now());
+            } else {
+                tracing::warn!("an alert's command took too long, and was killed");
+            }
             // SAFETY: takes numbers only; the child is its group's leader and not reaped yet.
             unsafe { libc::killpg(child.id() as i32, libc::SIGKILL) };
             break;
         }
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        if end.is_none() {
-            fds.push(PollFd::new(socket.as_fd(), hung_up()));
-        }
+        // Once it has said its last, only its death is news.
+        let news = if end.is_none() { hung_up() } else { PollFlags::empty() };
+        fds.push(PollFd::new(socket.as_fd(), news));
         let timeout = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
         // An error is an interruption.
         let ready = poll(&mut fds, timeout).is_ok_and(|count| count > 0);

@@ -7,7 +7,7 @@
 //! matter of `kernel.dmesg_restrict` and of no audit daemon taking the line first.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
@@ -23,10 +23,25 @@ const X86_64: &str = "c000003e";
 /// `__X32_SYSCALL_BIT`.
 const X32: u64 = 0x4000_0000;
 
-/// Name or number of the call that process `pid` was killed for, if the kernel's log tells.
-pub(super) fn find(pid: i32) -> Option<String> {
-    let mut log =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
+/// The kernel's log, from some moment on.
+pub(super) struct Log(File);
+
+impl Log {
+    /// What is logged from now on, if the caller may read it.
+    pub(super) fn from_now_on() -> Option<Log> {
+        let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).clone();
+        let mut log = options.open("/dev/kmsg").ok()?;
+        log.seek(SeekFrom::End(0)).ok()?;
+        Some(Log(log))
+    }
+
+    /// Name or number of the call that process `pid` was killed for, if the log tells.
+    pub(super) fn find(&self, pid: i32) -> Option<String> {
+        find(&self.0, pid)
+    }
+}
+
+fn find(mut log: &File, pid: i32) -> Option<String> {
     let end = Instant::now() + PATIENCE;
     let mut found = None;
     loop {
@@ -44,7 +59,7 @@ pub(super) fn find(pid: i32) -> Option<String> {
 }
 
 /// The next record, or `None` at the end for now.
-fn next(log: &mut File) -> Option<String> {
+fn next(log: &mut &File) -> Option<String> {
     let mut record = [0; RECORD];
     loop {
         match log.read(&mut record) {

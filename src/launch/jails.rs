@@ -172,15 +172,20 @@ fn narrowed(calls: AllowList) -> AllowList {
         Condition(0, Argument::HasBits(THREAD)),
         Condition(0, Argument::Within(THREAD | THREAD_SETUP)),
     ];
-    calls
+    single_threaded(calls)
         .only_if(libc::SYS_clone, &thread)
+        .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
+}
+
+/// Likewise, what is on all three lists.
+fn single_threaded(calls: AllowList) -> AllowList {
+    calls
         .absent(&[libc::SYS_clone3, libc::SYS_openat])
         .only_if(libc::SYS_mmap, &[Condition(2, Argument::Within(DATA))])
         .only_if(libc::SYS_mprotect, &[Condition(2, Argument::Within(DATA))])
         .only_if(libc::SYS_fcntl, &[command(libc::F_DUPFD_CLOEXEC)])
         // What std looks at, with debug assertions, before it closes a descriptor.
         .only_if(libc::SYS_fcntl, &[command(libc::F_GETFD)])
-        .only_if(libc::SYS_prctl, &[Condition(0, Argument::IsInt(libc::PR_SET_NAME as u32))])
         // libc's fstat: of a descriptor, not of a path.
         .only_if(libc::SYS_newfstatat, &[Condition(3, Argument::IsInt(libc::AT_EMPTY_PATH as u32))])
 }
@@ -232,10 +237,97 @@ pub(super) fn sentry_calls(needed: &HostCalls) -> AllowList {
     list
 }
 
+/// What a launcher does that not every one does, once its sandbox runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Duties {
+    /// Its own process id.
+    pub(super) pid: u32,
+    /// Switches the caller's terminal.
+    pub(super) terminal: bool,
+    /// Removes a control group.
+    pub(super) cgroup: bool,
+    /// Sends audit records to sockets that have names.
+    pub(super) logger: bool,
+}
+
+impl Duties {
+    /// All of them, and no process in particular.
+    const ALL: Duties = Duties { pid: 1, terminal: true, cgroup: true, logger: true };
+}
+
+/// What a launcher keeps of root's capabilities: none, unless it has to get past other owners'
+/// directories to what it removes, and sends to.
+pub(super) fn launcher_capabilities(duties: Duties) -> Capabilities {
+    if duties.cgroup || duties.logger { Capabilities::DAC_OVERRIDE } else { Capabilities::NONE }
+}
+
+/// What a launcher watches its sandbox with, writes its files with, and ends.
+const LAUNCHER: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_recvfrom,
+    libc::SYS_shutdown,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+/// `TCGETS2` and `TCSETSW2`, which newer C libraries use.
+const TERMIOS2: [u32; 2] = [0x802c_542a, 0x402c_542c];
+
+/// The host calls of a launcher once its sandbox runs. It signals and waits for nobody but by
+/// pidfds, which it has of its own processes only; nothing is opened, connected or started.
+pub(super) fn launcher_calls(duties: Duties) -> AllowList {
+    let itself = Condition(0, Argument::IsInt(duties.pid));
+    let kill = [Condition(1, Argument::IsInt(libc::SIGKILL as u32)), Condition(2, Argument::Is(0))];
+    let child = Condition(0, Argument::IsInt(libc::P_PIDFD));
+    let mut list = single_threaded(AllowList::of(LAUNCHER))
+        .only_if(libc::SYS_fcntl, &[command(libc::F_GETFL)])
+        .only_if(libc::SYS_pidfd_send_signal, &kill)
+        .only_if(libc::SYS_waitid, &[child])
+        .only_if(libc::SYS_tgkill, &[itself]);
+    list = if duties.logger {
+        list.and(&[libc::SYS_sendto])
+    } else {
+        list.only_if(libc::SYS_sendto, &[Condition(4, Argument::Is(0))])
+    };
+    if duties.cgroup {
+        // Only directories that are empty.
+        list = list.and(&[libc::SYS_rmdir]);
+    }
+    if duties.terminal {
+        let modes = [libc::TCGETS as u32, libc::TCSETSW as u32];
+        let others = [libc::TIOCGWINSZ as u32, libc::TIOCGPGRP as u32];
+        for ioctl in modes.into_iter().chain(TERMIOS2).chain(others) {
+            list = list.only_if(libc::SYS_ioctl, &[Condition(1, Argument::IsInt(ioctl))]);
+        }
+        list = list.and(&[libc::SYS_getpgrp]);
+    }
+    list
+}
+
 /// What one process may call, for whoever lists it.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowed {
-    /// `sentry/notify`, `gofer`, `stub/notify`, ...
+    /// `launcher`, `sentry/notify`, `gofer`, `stub/notify`, ...
     pub(crate) process: String,
     /// Numbers of calls, in ascending order.
     pub(crate) calls: Vec<i64>,
@@ -246,7 +338,10 @@ impl Allowed {
     pub(crate) fn all() -> Vec<Allowed> {
         let list =
             |process: String, list: &AllowList| Allowed { process, calls: list.calls().collect() };
-        let mut all = vec![list("gofer".into(), &gofer_calls())];
+        let mut all = vec![
+            list("launcher".into(), &launcher_calls(Duties::ALL)),
+            list("gofer".into(), &gofer_calls()),
+        ];
         for needs in platform::NEEDS {
             let calls = sentry_calls(&sentry::boot::host_calls(needs.sentry));
             all.push(list(format!("sentry/{}", needs.name), &calls));
@@ -273,7 +368,9 @@ mod tests {
     fn lists() -> Vec<AllowList> {
         let sentries =
             platform::NEEDS.map(|needs| sentry_calls(&sentry::boot::host_calls(needs.sentry)));
-        [vec![gofer_calls()], sentries.to_vec()].concat()
+        let few = Duties { pid: 7, terminal: false, cgroup: false, logger: false };
+        let launchers = [few, Duties::ALL].map(launcher_calls);
+        [vec![gofer_calls()], launchers.to_vec(), sentries.to_vec()].concat()
     }
 
     /// The strictest answer of a list's filters.
@@ -303,6 +400,11 @@ mod tests {
             libc::F_DUPFD_CLOEXEC as u64,
             libc::F_GETFL as u64,
             (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u64,
+            libc::P_PIDFD.into(),
+            libc::SIGKILL as u64,
+            libc::TCGETS,
+            libc::TIOCGPGRP,
+            TERMIOS2[0].into(),
         ];
         (prop::sample::select(known.to_vec()), any::<u64>(), 0u8..6).prop_map(
             |(known, any, how)| match how {
@@ -342,6 +444,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_launcher_reaches_only_its_own_processes() {
+        let all = launcher_calls(Duties::ALL);
+        let few = launcher_calls(Duties { pid: 7, terminal: false, cgroup: false, logger: false });
+        for list in [&all, &few] {
+            for call in [libc::SYS_kill, libc::SYS_tkill, libc::SYS_clone, libc::SYS_unlinkat] {
+                assert_eq!(list.verdict(call, [0; 6]), Verdict::Kill, "{call}");
+            }
+        }
+        let stop = libc::SIGSTOP as u64;
+        assert_eq!(few.verdict(libc::SYS_tgkill, [7, 7, stop, 0, 0, 0]), Verdict::Allow);
+        assert_eq!(few.verdict(libc::SYS_tgkill, [8, 8, stop, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(few.verdict(libc::SYS_pidfd_send_signal, [3, stop, 0, 0, 0, 0]), Verdict::Kill);
+        // Without the duty there is no such call.
+        for call in [libc::SYS_rmdir, libc::SYS_ioctl] {
+            assert_eq!(few.verdict(call, [0, libc::TCGETS, 0, 0, 0, 0]), Verdict::Kill, "{call}");
+        }
+        assert_eq!(few.verdict(libc::SYS_sendto, [3, 0, 0, 0, 1, 1]), Verdict::Kill);
     }
 
     #[test]

@@ -1,14 +1,35 @@
 //! Which layers are in force around a process: read back from the host, not from what was asked
 //! for.
 
-use lockdown::Child;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use crate::report::Layers;
 
-/// What `/proc/PID/status` says about a process of the sandbox; `None` if it is gone.
-pub(super) fn read(child: &Child) -> Option<Layers> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.pid())).ok()?;
-    Some(Layers { process: child.name().to_owned(), in_force: in_force(&status) })
+/// Most bytes that are read of a `/proc/PID/status`.
+const MAX_STATUS: usize = 8192;
+
+/// The open `/proc/PID/status` of a process: the launcher opens nothing once the sandbox runs.
+#[derive(Debug)]
+pub(super) struct Status {
+    process: &'static str,
+    file: Option<File>,
+}
+
+impl Status {
+    /// Of the process with this id, or of the calling one (`self`).
+    pub(super) fn open(process: &'static str, id: impl std::fmt::Display) -> Status {
+        Status { process, file: File::open(format!("/proc/{id}/status")).ok() }
+    }
+
+    /// What it says now; `None` if the process is gone.
+    pub(super) fn read(&self) -> Option<Layers> {
+        let mut text = vec![0; MAX_STATUS];
+        let length = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
+        text.truncate(length);
+        let in_force = in_force(&String::from_utf8_lossy(&text));
+        Some(Layers { process: self.process.to_owned(), in_force })
+    }
 }
 
 fn in_force(status: &str) -> Vec<String> {

@@ -26,22 +26,29 @@ pub(crate) use self::jails::Allowed;
 
 use self::conversation::Conversation;
 use self::hook::Hook;
-use self::jails::Caller;
+use self::jails::{Caller, Duties};
+use self::layers::Status;
 use self::signals::Signals;
 use self::supervise::{Supervisor, Watched};
 use self::terminal::Terminal;
+use crate::audit::Auditor;
 use crate::cgroup::Made;
 use crate::error::Error;
 use crate::plan::{self, Plan};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 
-/// Runs a sandbox to its end, or to the end of whoever has the other end of `owner`.
-pub(crate) fn sandbox(sandbox: &Sandbox, owner: Option<OwnedFd>) -> Result<Report, Error> {
-    run(plan::make(sandbox)?, owner)
+/// Runs a sandbox to its end, or to the end of whoever has the other end of `owner`. With `confine`,
+/// the calling process itself is confined, for good, once the sandbox runs.
+pub(crate) fn sandbox(
+    sandbox: &Sandbox,
+    owner: Option<OwnedFd>,
+    confine: bool,
+) -> Result<Report, Error> {
+    run(plan::make(sandbox)?, owner, confine)
 }
 
-fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
+fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Error> {
     check_single_threaded()?;
     check_standard_descriptors()?;
     let caller = Caller::new()?;
@@ -110,13 +117,39 @@ fn run(plan: Plan, owner: Option<OwnedFd>) -> Result<Report, Error> {
     };
     // Only the two processes hold their ends now, so that each sees the other's death.
     drop((gofer_end, sentry_end, their_control, their_audit));
-    let watched = Watched::new(limits, cgroup, missing);
+    let mut statuses =
+        vec![Status::open("sentry", sentry.pid()), Status::open("gofer", gofer.pid())];
+    if confine {
+        statuses.push(Status::open("launcher", "self"));
+    }
+    let duties = Duties {
+        pid: std::process::id(),
+        terminal: terminal.is_some(),
+        cgroup: cgroup.is_some(),
+        logger: auditor.as_ref().is_some_and(Auditor::sends_to_a_name),
+    };
+    if let Some(cgroup) = &cgroup {
+        cgroup.open();
+    }
+    let watched = Watched::new(limits, cgroup, missing, statuses);
     let control = Conversation::new(control);
     let mut supervisor =
         Supervisor { sentry, gofer, control, signals, terminal, owner, watched, auditor };
-    let ended = supervisor.run();
+    let confined = if confine { confine_self(duties) } else { Ok(()) };
+    let ended = confined.and_then(|()| supervisor.run());
     supervisor.finish(&ended);
     ended
+}
+
+/// The launcher's own layers. In debug builds it says which call was not on the list before it ends;
+/// in others the kernel's log does.
+fn confine_self(duties: Duties) -> Result<(), Error> {
+    let (keep, calls) = (jails::launcher_capabilities(duties), jails::launcher_calls(duties));
+    #[cfg(debug_assertions)]
+    let confined = lockdown::confine_and_tell(keep, &calls);
+    #[cfg(not(debug_assertions))]
+    let confined = lockdown::confine(keep, &calls);
+    confined.map_err(|error| Error::Died(format!("the launcher could not confine itself: {error}")))
 }
 
 /// A fork of a process with threads may hold their locks, which nobody would ever release.

@@ -13,7 +13,7 @@ use sentry::boot::control::{BootFailure, Cause, Ending, ExitStatus, FromSentry, 
 
 use super::conversation::Conversation;
 use super::culprit;
-use super::layers;
+use super::layers::Status;
 use super::signals::{Action, Signals};
 use super::terminal::Terminal;
 use crate::audit::{Auditor, Verdict};
@@ -45,7 +45,10 @@ pub(super) struct Watched {
     /// The Sentry was told to end the sandbox, for this reason, and has until then to answer.
     told: Option<(Cause, Instant)>,
     platform: String,
+    /// Where to see what the processes are locked into, and what was seen.
+    statuses: Vec<Status>,
     layers: Vec<Layers>,
+    kernel_log: Option<culprit::Log>,
 }
 
 impl Watched {
@@ -53,6 +56,7 @@ impl Watched {
         limits: Limits,
         cgroup: Option<Arc<Cgroup>>,
         not_kept: Vec<String>,
+        statuses: Vec<Status>,
     ) -> Watched {
         Watched {
             limits,
@@ -61,7 +65,9 @@ impl Watched {
             start: Instant::now(),
             told: None,
             platform: String::new(),
+            statuses,
             layers: Vec::new(),
+            kernel_log: culprit::Log::from_now_on(),
         }
     }
 
@@ -161,10 +167,10 @@ impl Supervisor {
                         }
                     }
                     Some(FromSentry::Started { platform }) => self.started(platform),
-                    None => return Err(end(&self.sentry)),
+                    None => return Err(self.end(&self.sentry)),
                 }
             } else if ready.sentry {
-                return Err(end(&self.sentry));
+                return Err(self.end(&self.sentry));
             } else if ready.gofer {
                 return Err(self.gofer_gone());
             } else if ready.owner {
@@ -187,8 +193,7 @@ impl Supervisor {
     fn started(&mut self, platform: String) {
         self.watched.start = Instant::now();
         self.watched.platform = platform.chars().take(MAX_PLATFORM).collect();
-        self.watched.layers =
-            [&self.sentry, &self.gofer].into_iter().filter_map(layers::read).collect();
+        self.watched.layers = self.watched.statuses.iter().filter_map(Status::read).collect();
     }
 
     /// Acts when the time is up: first the Sentry is asked to end the sandbox and say what it used;
@@ -235,16 +240,16 @@ impl Supervisor {
     fn gofer_gone(&self) -> Error {
         let exit = self.gofer.wait();
         if matches!(exit, Ok(Exit::Code(0))) && self.sentry.ends_within(EXIT_TIME) {
-            return end(&self.sentry);
+            return self.end(&self.sentry);
         }
-        died(&self.gofer, exit)
+        self.died(&self.gofer, exit)
     }
 
     /// The gofer's own failure, now that it has ended: if it did not just follow the Sentry.
     fn gofer_first(&self) -> Option<Error> {
         match self.gofer.wait() {
             Ok(Exit::Code(0)) => None,
-            exit => Some(died(&self.gofer, exit)),
+            exit => Some(self.died(&self.gofer, exit)),
         }
     }
 
@@ -256,7 +261,7 @@ impl Supervisor {
             drop(child.kill());
             let exit = child.wait();
             if matches!(exit, Ok(Exit::Signal(libc::SIGSYS))) {
-                reason = Some(died(child, exit));
+                reason = Some(self.died(child, exit));
             }
         }
         reason
@@ -342,43 +347,46 @@ impl Supervisor {
         }
         auditor.end(ended);
     }
+
+    /// Waits for a process that is gone, or on its way out (its end of the channel closes first), and
+    /// says why.
+    fn end(&self, child: &Child) -> Error {
+        if child.ends_within(EXIT_TIME) {
+            return self.died(child, child.wait());
+        }
+        drop((child.kill(), child.wait()));
+        Error::Died(format!(
+            "the {} hung up on the launcher without a word, and had to be killed",
+            child.name()
+        ))
+    }
+
+    /// Why a process is gone that should not be.
+    fn died(&self, child: &Child, exit: std::io::Result<Exit>) -> Error {
+        if let Some(reason) = child.failure() {
+            return Error::Died(format!("{}: {reason}", child.name()));
+        }
+        let how = match exit {
+            Ok(Exit::Code(code)) => format!("exited unexpectedly with code {code}"),
+            Ok(Exit::Signal(libc::SIGSYS)) => {
+                let log = self.watched.kernel_log.as_ref();
+                let call = log
+                    .and_then(|log| log.find(child.pid()))
+                    .map_or_else(String::new, |it| format!(" ({it})"));
+                let how = format!("made a host call{call} that is not on its seccomp allow-list");
+                return Error::Violation(format!("the {} was killed: it {how}", child.name()));
+            }
+            Ok(Exit::Signal(signo)) => format!("was killed by signal {signo}"),
+            Err(error) => format!("cannot be waited for: {error}"),
+        };
+        Error::Died(format!("the {} {how}", child.name()))
+    }
 }
 
 /// A taken-over Sentry must not make a failure look like success, or like the program's own exit.
 fn trustworthy(failure: BootFailure) -> BootFailure {
     let code = if matches!(failure.code, 126 | 127) { failure.code } else { Error::OWN_FAILURE };
     BootFailure { code, ..failure }
-}
-
-/// Waits for a process that is gone, or on its way out (its end of the channel closes first), and
-/// says why.
-fn end(child: &Child) -> Error {
-    if child.ends_within(EXIT_TIME) {
-        return died(child, child.wait());
-    }
-    drop((child.kill(), child.wait()));
-    Error::Died(format!(
-        "the {} hung up on the launcher without a word, and had to be killed",
-        child.name()
-    ))
-}
-
-/// Why a process is gone that should not be.
-fn died(child: &Child, exit: std::io::Result<Exit>) -> Error {
-    if let Some(reason) = child.failure() {
-        return Error::Died(format!("{}: {reason}", child.name()));
-    }
-    let how = match exit {
-        Ok(Exit::Code(code)) => format!("exited unexpectedly with code {code}"),
-        Ok(Exit::Signal(libc::SIGSYS)) => {
-            let call = culprit::find(child.pid()).map_or_else(String::new, |it| format!(" ({it})"));
-            let how = format!("made a host call{call} that is not on its seccomp allow-list");
-            return Error::Violation(format!("the {} was killed: it {how}", child.name()));
-        }
-        Ok(Exit::Signal(signo)) => format!("was killed by signal {signo}"),
-        Err(error) => format!("cannot be waited for: {error}"),
-    };
-    Error::Died(format!("the {} {how}", child.name()))
 }
 
 impl Drop for Supervisor {

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
 
-use rsentry_tests::{PATIENCE, Sandboxes, finish, on_every_platform, text, wait};
+use rsentry_tests::{
+    PATIENCE, Process, Sandboxes, eventually, finish, on_every_platform, text, wait,
+};
 use serde_json::Value;
 
 /// What runc's own template is judged to be, and what becomes of it.
@@ -207,7 +209,35 @@ fn alerts_kill_and_run_commands(platform: &str) {
     assert_eq!((&alerts[0]["kind"], &alerts[0]["call"]), (&"escape".into(), &"bpf".into()));
 }
 
-on_every_platform!(deeds_are_recorded, floods_are_cut_and_counted, alerts_kill_and_run_commands);
+/// The command of an alert runs when the launcher is killed: neither it, nor what it started, nor the
+/// process that ran it goes on.
+fn commands_of_alerts_end_with_the_launcher(platform: &str) {
+    if !python() {
+        return;
+    }
+    let sandboxes = Sandboxes::on(platform);
+    let guest = "import ctypes, time\nctypes.CDLL(None).syscall(321, 0, 0, 0)\ntime.sleep(60)";
+    let exec = "--on-alert=exec:sleep 3600 & echo $! > new; mv new pid; wait";
+    let mut launcher = sandboxes.command(&["run", exec, "python3", "-c", guest]).spawn().unwrap();
+    let mut pid = None;
+    eventually("the command runs", || {
+        let text = std::fs::read_to_string(sandboxes.work().join("pid")).unwrap_or_default();
+        pid = text.trim().parse().ok();
+        pid.is_some()
+    });
+    launcher.kill().unwrap();
+    wait(&mut launcher);
+    sandboxes.assert_nothing_left();
+    let state = || Process::get(pid.unwrap()).map(|process| process.field("State"));
+    eventually("the command is gone", || state().is_none_or(|state| state.starts_with('Z')));
+}
+
+on_every_platform!(
+    deeds_are_recorded,
+    floods_are_cut_and_counted,
+    alerts_kill_and_run_commands,
+    commands_of_alerts_end_with_the_launcher,
+);
 
 #[test]
 fn losing_the_sink_is_said_and_on_request_fatal() {

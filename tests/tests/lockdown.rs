@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 use rsentry_tests::{Process, Sandboxes, eventually, wait};
@@ -103,6 +104,65 @@ fn both_are_locked_down(platform: &str) {
     sandboxes.assert_nothing_left();
 }
 
+fn the_launcher_confines_itself(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    for (who, command) in sandboxes.callers(&["run", "cat"]) {
+        let running = Running::start(command);
+        let status = |name: &str| Process::get(running.launcher.id()).unwrap().field(name);
+        eventually("the launcher has its filter", || status("Seccomp") == "2");
+        assert_eq!(status("NoNewPrivs"), "1", "{who}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(set), format!("{:016x}", 0), "{who}: {set}");
+        }
+        if is_root() && who == "the caller" {
+            assert_eq!(status("CapBnd"), format!("{:016x}", 0), "{who}");
+        }
+        running.stop();
+    }
+    sandboxes.assert_nothing_left();
+}
+
+/// Lets a process that waits in a system call make this one instead, as a debugger would.
+fn make_call(pid: u32, call: i64) {
+    let pid = pid as i32;
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: an all-zero set of registers is a valid value; `registers` is valid for the writes and
+    // reads of the two requests that take it, the others take no pointers.
+    unsafe {
+        let mut registers: libc::user_regs_struct = std::mem::zeroed();
+        let mut stopped = 0;
+        assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, pid, null, null), 0);
+        assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, pid, null, null), 0);
+        assert_eq!(libc::waitpid(pid, &raw mut stopped, libc::__WALL), pid);
+        assert_eq!(libc::ptrace(libc::PTRACE_GETREGS, pid, null, &raw mut registers), 0);
+        // Back to the instruction, which is two bytes long; and no restart of the call before.
+        registers.rip -= 2;
+        registers.rax = call as u64;
+        registers.orig_rax = u64::MAX;
+        assert_eq!(libc::ptrace(libc::PTRACE_SETREGS, pid, null, &raw const registers), 0);
+        assert_eq!(libc::ptrace(libc::PTRACE_DETACH, pid, null, null), 0);
+    }
+}
+
+fn the_launcher_dies_of_a_call_off_its_list_and_all_with_it(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    for call in [libc::SYS_socket, libc::SYS_kill, libc::SYS_execve, libc::SYS_clone] {
+        let mut running = Running::start(sandboxes.command(&["run", "cat"]));
+        eventually("the launcher waits with its filter", || {
+            let launcher = Process::get(running.launcher.id()).unwrap();
+            launcher.field("Seccomp") == "2" && launcher.field("State").starts_with('S')
+        });
+        make_call(running.launcher.id(), call);
+        let status = wait(&mut running.launcher);
+        // Debug builds say which call it was, and exit.
+        assert!(
+            status.signal() == Some(libc::SIGSYS) || status.code() == Some(125),
+            "{call}: {status:?}"
+        );
+        sandboxes.assert_nothing_left();
+    }
+}
+
 fn the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     for (who, command) in sandboxes.callers(&["run", "cat"]) {
@@ -199,6 +259,8 @@ fn a_writable_mount_gives_the_gofer_what_writing_needs(platform: &str) {
 
 rsentry_tests::on_every_platform! {
     both_are_locked_down,
+    the_launcher_confines_itself,
+    the_launcher_dies_of_a_call_off_its_list_and_all_with_it,
     the_sentry_sees_no_file_and_the_gofer_no_more_than_it_serves,
     neither_holds_a_descriptor_or_a_string_that_it_should_not,
     a_writable_mount_gives_the_gofer_what_writing_needs,

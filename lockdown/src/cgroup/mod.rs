@@ -213,6 +213,12 @@ impl Cgroup {
         self.groups.iter().try_for_each(|group| group.enter(pid))
     }
 
+    /// Opens what [`Cgroup::usage`] and the removal read, for a process that can open nothing when
+    /// it comes to that.
+    pub fn open(&self) {
+        self.groups.iter().for_each(Group::open);
+    }
+
     /// What the processes have used up to now, or all in all once they are gone.
     pub fn usage(&self) -> Usage {
         let mut all = Usage::default();

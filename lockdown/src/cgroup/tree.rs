@@ -1,10 +1,11 @@
 //! One group in one tree.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::host::Tree;
@@ -14,6 +15,8 @@ use crate::error::{Context, Error, Layer};
 
 /// What the names of groups begin with that [`Place::Auto`] makes.
 const PREFIX: &str = "rsentry-";
+/// Most bytes of a file that is read at the end.
+const MAX_FILE: usize = 4096;
 /// How long the last process of a group may take to go.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -24,6 +27,32 @@ pub(super) struct Group {
     version_2: bool,
     /// What was made, parents first.
     made: Vec<PathBuf>,
+    open: OnceLock<Open>,
+}
+
+/// Files of a group that are read when nothing can be opened any more. Not all groups have all.
+#[derive(Debug)]
+struct Open {
+    peak_memory: Option<File>,
+    cpu_time: Option<File>,
+    oom_kills: Option<File>,
+    events: Option<File>,
+}
+
+impl Open {
+    fn of(directory: &Path, version_2: bool) -> Open {
+        let open = |names: [&str; 2]| {
+            let [version_1, name] = names;
+            let name = if version_2 { name } else { version_1 };
+            File::open(directory.join(name)).ok()
+        };
+        Open {
+            peak_memory: open(["memory.max_usage_in_bytes", "memory.peak"]),
+            cpu_time: open(["cpuacct.usage", "cpu.stat"]),
+            oom_kills: open(["memory.oom_control", "memory.events"]),
+            events: File::open(directory.join("cgroup.events")).ok(),
+        }
+    }
 }
 
 impl Group {
@@ -37,7 +66,12 @@ impl Group {
     ) -> Result<Group, Error> {
         let mut last = None;
         for directory in candidates(tree, place, name) {
-            let mut group = Group { directory, version_2: tree.is_v2(), made: Vec::new() };
+            let mut group = Group {
+                directory,
+                version_2: tree.is_v2(),
+                made: Vec::new(),
+                open: OnceLock::new(),
+            };
             // A group that fails is dropped, and with it removed.
             match group.set_up(tree, wanted, limits) {
                 Ok(()) => return Ok(group),
@@ -141,35 +175,41 @@ impl Group {
         &self.directory
     }
 
+    /// Opens what is read at the end.
+    pub(super) fn open(&self) {
+        self.opened();
+    }
+
+    fn opened(&self) -> &Open {
+        self.open.get_or_init(|| Open::of(&self.directory, self.version_2))
+    }
+
     pub(super) fn usage(&self) -> Usage {
-        let number = |file: &str| read(&self.directory, file).ok()?.trim().parse::<u64>().ok();
-        let field = |file: &str, name: &str| {
-            let text = read(&self.directory, file).ok()?;
+        let number = |file: &Option<File>| again(file.as_ref()?)?.trim().parse::<u64>().ok();
+        let field = |file: &Option<File>, name: &str| {
+            let text = again(file.as_ref()?)?;
             let mut lines = text.lines().filter_map(|line| line.split_once(' '));
             lines.find(|(key, _)| *key == name)?.1.trim().parse::<u64>().ok()
         };
-        if self.version_2 {
-            Usage {
-                peak_memory: number("memory.peak"),
-                cpu_time: field("cpu.stat", "usage_usec").map(Duration::from_micros),
-                oom_kills: field("memory.events", "oom_kill"),
-            }
-        } else {
-            Usage {
-                peak_memory: number("memory.max_usage_in_bytes"),
-                cpu_time: number("cpuacct.usage").map(Duration::from_nanos),
-                oom_kills: field("memory.oom_control", "oom_kill"),
-            }
+        let Open { peak_memory, cpu_time, oom_kills, .. } = self.opened();
+        Usage {
+            peak_memory: number(peak_memory),
+            cpu_time: if self.version_2 {
+                field(cpu_time, "usage_usec").map(Duration::from_micros)
+            } else {
+                number(cpu_time).map(Duration::from_nanos)
+            },
+            oom_kills: field(oom_kills, "oom_kill"),
         }
     }
 
     /// Waits until no process is left. Version 1 cannot be waited for.
     fn wait_until_empty(&self) {
-        let Ok(events) = fs::File::open(self.directory.join("cgroup.events")) else { return };
+        let Some(events) = &self.opened().events else { return };
         let end = Instant::now() + PATIENCE;
         loop {
             // Read before the wait: a change in between ends that at once.
-            let text = read(&self.directory, "cgroup.events").unwrap_or_default();
+            let text = again(events).unwrap_or_default();
             let left = end.saturating_duration_since(Instant::now()).as_millis();
             if !text.contains("populated 1") || left == 0 {
                 return;
@@ -180,6 +220,14 @@ impl Group {
             unsafe { libc::poll(&raw mut poll, 1, i32::try_from(left).unwrap_or(0)) };
         }
     }
+}
+
+/// What an open file says now.
+fn again(file: &File) -> Option<String> {
+    let mut text = vec![0; MAX_FILE];
+    let length = file.read_at(&mut text, 0).ok()?;
+    text.truncate(length);
+    String::from_utf8(text).ok()
 }
 
 impl Drop for Group {
