@@ -27,9 +27,10 @@ impl Running {
         let mut children = Vec::new();
         eventually("gofer and Sentry are sealed", || {
             children = Process::children(launcher.id());
-            children.sort_by_key(first_namespaced);
             children.len() == 2 && children.iter().all(|child| child.field("Seccomp") == "2")
         });
+        // Not before: they have all of the host's mounts at first.
+        children.sort_by_key(first_namespaced);
         let sentry = children.pop().expect("two children");
         let gofer = children.pop().expect("two children");
         Running { launcher, gofer, sentry }
