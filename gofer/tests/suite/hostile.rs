@@ -16,14 +16,14 @@ use rsentry_gofer::wire::{self, MAX_MESSAGE, ReplyHeader, RequestFrame};
 
 use crate::common::{export, serve_dir};
 
-fn send(fd: &OwnedFd, bytes: &[u8]) {
+pub(crate) fn send(fd: &OwnedFd, bytes: &[u8]) {
     // SAFETY: the buffer is alive and its length given.
     let n = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
     assert_eq!(n, bytes.len() as isize);
 }
 
 /// Receives a frame; empty at the end of the connection.
-fn recv(fd: &OwnedFd) -> Vec<u8> {
+pub(crate) fn recv(fd: &OwnedFd) -> Vec<u8> {
     let mut buf = vec![0u8; MAX_MESSAGE];
     // SAFETY: the buffer is alive and its length given.
     let n = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
@@ -31,7 +31,7 @@ fn recv(fd: &OwnedFd) -> Vec<u8> {
     buf
 }
 
-fn request(id: u32, request: Request<'_>) -> Vec<u8> {
+pub(crate) fn request(id: u32, request: Request<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     RequestFrame { id, cpu: 0, request, closes: Vec::new() }.encode(&mut out);
     out
@@ -117,24 +117,32 @@ fn descriptors_for_the_server_are_refused() {
 
 /// Sends a frame with `n` descriptors (copies of the socket).
 fn send_with_fds(fd: &OwnedFd, frame: &[u8], n: usize) {
-    let mut control = [0u64; 64];
+    send_fds(fd, frame, &vec![fd.as_raw_fd(); n]);
+}
+
+/// Sends a frame with these descriptors, if somebody is there.
+pub(crate) fn send_fds(fd: &OwnedFd, frame: &[u8], fds: &[i32]) {
+    let mut control = [0u64; 160];
     let mut iov = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
     // SAFETY: all-zero is a valid msghdr; every pointer in it is to a live local, `control` has
-    // room for the n <= 100 descriptors that are written.
+    // room for the 253 descriptors that the host allows.
     unsafe {
         let mut msg: libc::msghdr = std::mem::zeroed();
         msg.msg_iov = &mut iov;
         msg.msg_iovlen = 1;
-        msg.msg_control = control.as_mut_ptr().cast();
-        msg.msg_controllen = libc::CMSG_SPACE(4 * n as u32) as usize;
-        let c = libc::CMSG_FIRSTHDR(&msg);
-        (*c).cmsg_level = libc::SOL_SOCKET;
-        (*c).cmsg_type = libc::SCM_RIGHTS;
-        (*c).cmsg_len = libc::CMSG_LEN(4 * n as u32) as usize;
-        for i in 0..n {
-            libc::CMSG_DATA(c).cast::<i32>().add(i).write_unaligned(fd.as_raw_fd());
+        if !fds.is_empty() {
+            assert!(fds.len() <= 253);
+            msg.msg_control = control.as_mut_ptr().cast();
+            msg.msg_controllen = libc::CMSG_SPACE(4 * fds.len() as u32) as usize;
+            let c = libc::CMSG_FIRSTHDR(&msg);
+            (*c).cmsg_level = libc::SOL_SOCKET;
+            (*c).cmsg_type = libc::SCM_RIGHTS;
+            (*c).cmsg_len = libc::CMSG_LEN(4 * fds.len() as u32) as usize;
+            for (i, &fd) in fds.iter().enumerate() {
+                libc::CMSG_DATA(c).cast::<i32>().add(i).write_unaligned(fd);
+            }
         }
-        assert!(libc::sendmsg(fd.as_raw_fd(), &msg, 0) > 0);
+        libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_NOSIGNAL);
     }
 }
 
@@ -142,7 +150,7 @@ fn attr(mode: u32) -> Attr {
     Attr::new(RawAttr { mode, dev: 1, ino: 2, ..RawAttr::default() }).unwrap()
 }
 
-fn reply(id: u32, op: u16, fds: u16, body: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+pub(crate) fn reply(id: u32, op: u16, fds: u16, body: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut out = Vec::new();
     ReplyHeader { id, op, fds, errno: 0 }.start(&mut out);
     body(&mut Writer::new(&mut out));
@@ -150,7 +158,7 @@ fn reply(id: u32, op: u16, fds: u16, body: impl FnOnce(&mut Writer<'_>)) -> Vec<
     out
 }
 
-fn hello(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn hello(frame: &[u8]) -> Vec<u8> {
     let request = RequestFrame::decode(frame).unwrap();
     let export = ExportInfo {
         tag: Tag(Vec::new()),

@@ -1,6 +1,7 @@
 //! The gofer's server and client together, against real directories and hostile peers.
 
 mod common;
+mod floods;
 mod hostile;
 mod operations;
 mod sealed;
