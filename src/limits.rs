@@ -16,7 +16,7 @@ pub struct Limits {
     pub memory: Option<u64>,
     /// Processor time per time, in thousandths of one processor: tasks wait when it is used up.
     pub cpus: Option<u64>,
-    /// Processes and threads: `EAGAIN`.
+    /// Processes and threads: `EAGAIN`. There are never more than 4096.
     pub pids: Option<u64>,
     /// Descriptors per process: `EMFILE`. Eight times as many open files in all: `ENFILE`.
     pub files: Option<u64>,
@@ -62,6 +62,11 @@ impl Limits {
                 return Err(Error::option(option, format!("must be {least} at least")));
             }
         }
+        // What is silently not kept would be no limit.
+        if self.pids.is_some_and(|pids| pids > PIDS_MAX && pids != u64::MAX) {
+            let problem = format!("must be {PIDS_MAX} at most (or none, which is as many)");
+            return Err(Error::option("--pids", problem));
+        }
         for (option, value) in [("--wall", self.wall), ("--cpu-time", self.cpu_time)] {
             if value.is_some_and(|value| value.is_zero()) {
                 return Err(Error::option(option, "must be more than nothing"));
@@ -103,6 +108,9 @@ mod seconds {
 const MEMORY_MIN: u64 = 4 << 20;
 /// The standard descriptors, and the one that a dynamic linker has open.
 const FILES_MIN: u64 = 4;
+/// A task is a thread of the Sentry's and one of a stub's, with stacks and descriptors: more of them
+/// is more than the Sentry's own limits on the host allow for.
+const PIDS_MAX: u64 = sentry::kernel::task_table::MAX_TASKS as u64;
 /// A page.
 const TMP_MIN: u64 = 4096;
 
@@ -234,6 +242,10 @@ mod tests {
         }
         let small = Limits { memory: Some(1), ..Limits::default() };
         assert!(small.check().unwrap_err().to_string().starts_with("--memory"));
+        for (pids, fine) in [(1, true), (4096, true), (4097, false), (u64::MAX, true)] {
+            let limits = Limits { pids: Some(pids), ..Limits::default() };
+            assert_eq!(limits.check().is_ok(), fine, "{pids}");
+        }
         let none = Limits { wall: Some(Duration::ZERO), ..Limits::default() };
         assert!(none.check().unwrap_err().to_string().starts_with("--wall"));
     }

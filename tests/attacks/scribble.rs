@@ -9,7 +9,7 @@ use super::share::{Chance, now};
 use super::supervisor::{Attack, Attacker, Ends};
 
 /// How long a pattern is written.
-const TIME: u64 = 300;
+const TIME: u64 = 120;
 /// Patterns, times two: with all of a page written, and with single words of it.
 const PATTERNS: u64 = 9;
 
@@ -19,7 +19,7 @@ pub const ATTACKS: &[Attack] = &[
         ends: Ends::OrHangs,
         items: || PATTERNS * 2,
         fresh: true,
-        limit: 1000,
+        limit: 500,
         body: over_calls,
     },
     Attack {
@@ -27,7 +27,7 @@ pub const ATTACKS: &[Attack] = &[
         ends: Ends::OrHangs,
         items: || PATTERNS * 2,
         fresh: true,
-        limit: 1000,
+        limit: 500,
         body: over_own,
     },
     Attack {

@@ -342,6 +342,7 @@ fn limits_that_make_no_sense_are_refused_by_name() {
         ("--memory", "lots"),
         ("--cpus", "0"),
         ("--pids", "-1"),
+        ("--pids", "4097"),
         ("--files", "1.5"),
         ("--wall", "0"),
         ("--wall", "5 minutes"),
