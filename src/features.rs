@@ -54,9 +54,9 @@ mod tests {
         ("launcher", 37),
         ("gofer", 58),
         ("sentry/notify", 64),
-        ("stub/notify", 17),
+        ("stub/notify", 18),
         ("sentry/ptrace", 65),
-        ("stub/ptrace", 11),
+        ("stub/ptrace", 12),
     ];
 
     #[test]

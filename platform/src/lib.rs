@@ -326,6 +326,9 @@ pub trait GuestThread {
         let _ = answers;
         Ok(())
     }
+    /// Whether the guest may read the time-stamp counter from now on (`PR_SET_TSC`). At first it
+    /// may; otherwise RDTSC and RDTSCP are general protection faults: [`Trap::Exception`].
+    fn set_tsc(&mut self, readable: bool);
     /// Reads the extended state (x87, SSE, AVX, ...) as an XSAVE image in standard format.
     fn xstate(&mut self) -> Result<Vec<u8>, Error>;
     /// Replaces the extended state. The host validates it: a malformed image gives an error and

@@ -362,6 +362,9 @@ impl GuestThread for Thread {
         self.kick.clone()
     }
 
+    /// No step reads the counter.
+    fn set_tsc(&mut self, _: bool) {}
+
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {
         Ok(self.xstate.clone())
     }

@@ -57,6 +57,10 @@ fn main() -> ExitCode {
             cases::seccomp::print_filtered();
             ExitCode::SUCCESS
         }
+        ["tsc"] => {
+            cases::tsc::print_mode();
+            ExitCode::SUCCESS
+        }
         ["state"] => {
             cases::exec::print_state();
             ExitCode::SUCCESS

@@ -16,6 +16,7 @@ use super::listener::{Listener, Ring};
 use super::process::Process;
 use super::spin::Spinner;
 use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
+use crate::arch::filter::tsc_mode;
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::affinity;
@@ -44,6 +45,10 @@ pub(super) struct Body {
     answers: Vec<(u64, u64)>,
     /// Whether the stub knows `answers`.
     answers_known: bool,
+    /// The host's word on the thread's time-stamp counter, `PR_TSC_*`.
+    tsc: u64,
+    /// The word that it is about to ask for.
+    tsc_wanted: Option<u64>,
 }
 
 /// What came from a body.
@@ -110,6 +115,8 @@ impl Body {
             spinner,
             answers: Vec::new(),
             answers_known: true,
+            tsc: tsc_mode(true),
+            tsc_wanted: None,
         })
     }
 
@@ -210,6 +217,35 @@ impl Body {
         Ok(())
     }
 
+    /// Whether the thread can read the time-stamp counter.
+    pub(super) fn has_tsc(&self) -> bool {
+        self.tsc == tsc_mode(true)
+    }
+
+    /// Has it ask the host for its time-stamp counter, or for none. What comes next tells whether it
+    /// got there: [`Body::has_tsc`] is right before anything else comes from it.
+    pub(super) fn ask_for_tsc(&mut self, readable: bool) -> Result<(), Error> {
+        let mode = tsc_mode(readable);
+        self.block.put(offset_of!(Control, argument), mode as u32)?;
+        self.tsc_wanted = Some(mode);
+        self.reply(code::ACTION_TSC)
+    }
+
+    /// A call that is no doorbell waits for permission. Only the one that was ordered gets it.
+    fn permit(&mut self, ring: &Ring) -> Result<(), Error> {
+        let prctl = ring.nr == libc::SYS_prctl as u32;
+        match (self.tsc_wanted.take(), ring.args) {
+            (Some(mode), [option, asked])
+                if prctl && option == libc::PR_SET_TSC as u64 && asked == mode =>
+            {
+                self.listener.allow(ring.id);
+                self.tsc = mode;
+                Ok(())
+            }
+            _ => Err(Error::StubGone),
+        }
+    }
+
     /// Whether a request stands in the block.
     pub(super) fn asks(&self) -> Result<bool, Error> {
         self.block.asks()
@@ -221,6 +257,7 @@ impl Body {
     /// [`Error::StubGone`] when the thread is gone, or tries to evade kicks.
     pub(super) fn wait(&mut self) -> Result<Event, Error> {
         let event = self.wait_for_event()?;
+        self.tsc_wanted = None;
         if matches!(event, Event::Request) {
             self.dismissed = 0;
             self.spinner.asked();
@@ -252,6 +289,10 @@ impl Body {
                     }
                 },
             };
+            if ring.nr != code::DOORBELL {
+                self.permit(&ring)?;
+                continue;
+            }
             self.rings = false;
             if ring.args[0] == code::RING_KICK {
                 self.ring = Some(ring.id);

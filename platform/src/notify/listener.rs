@@ -39,11 +39,16 @@ pub(super) const SET_FLAGS: u64 = ioctl(1, 4, size_of::<u64>());
 /// wakes it, which is about to sleep.
 const SYNC_WAKE_UP: u64 = 1;
 
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+const CONTINUE: u32 = 1;
+
 /// Somebody rang.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
     /// To be answered with [`Listener::answer`].
     pub(super) id: u64,
+    /// With which number: the doorbell's or another one that goes to listeners.
+    pub(super) nr: u32,
     /// Who.
     pub(super) tid: libc::pid_t,
     /// The first two arguments. They come from registers, so that nobody else can have had a hand
@@ -114,8 +119,9 @@ impl Listener {
         let mut notif = Notif::default();
         match self.ioctl(RECV, &raw mut notif as usize) {
             Ok(()) => {
-                let Notif { id, pid, args: [a, b, ..], .. } = notif;
-                Ok(Some(Ring { id, tid: pid as libc::pid_t, args: [a, b] }))
+                let Notif { id, pid, nr, args: [a, b, ..], .. } = notif;
+                let (nr, tid) = (nr as u32, pid as libc::pid_t);
+                Ok(Some(Ring { id, nr, tid, args: [a, b] }))
             }
             // A signal to us.
             Err(libc::EINTR) => Ok(None),
@@ -139,8 +145,17 @@ impl Listener {
     /// Lets who rang go on, with `value` as the doorbell's result. Who is gone or was interrupted
     /// meanwhile does not get it.
     pub(super) fn answer(&self, id: u64, value: i64) {
-        let response = Response { id, val: value, error: 0, flags: 0 };
-        if let Err(errno) = self.ioctl(SEND, &raw const response as usize)
+        self.respond(&Response { id, val: value, error: 0, flags: 0 });
+    }
+
+    /// Has the host carry out the call. Its arguments are those that the ring told: they are in
+    /// registers.
+    pub(super) fn allow(&self, id: u64) {
+        self.respond(&Response { id, val: 0, error: 0, flags: CONTINUE });
+    }
+
+    fn respond(&self, response: &Response) {
+        if let Err(errno) = self.ioctl(SEND, std::ptr::from_ref(response) as usize)
             && errno != libc::ENOENT
         {
             tracing::error!(errno, "SECCOMP_IOCTL_NOTIF_SEND");

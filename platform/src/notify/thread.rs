@@ -36,6 +36,8 @@ pub(super) struct Thread {
     regs: Registers,
     /// The last request came from a patched call site, and `regs` are as it left them.
     patched: bool,
+    /// Whether it is to be able to read the time-stamp counter.
+    tsc: bool,
 }
 
 impl Thread {
@@ -50,11 +52,39 @@ impl Thread {
             xstate: Xstate::Saved(XSAVE_AREA),
             regs: Registers::default(),
             patched: false,
+            tsc: true,
         })
     }
 
     fn body(&mut self) -> Result<&mut Body, Error> {
         self.body.as_mut().ok_or(Error::StubGone)
+    }
+
+    /// Has the thread ask for the time-stamp counter that it is to have, if it has not.
+    fn apply_tsc(&mut self) -> Result<(), Error> {
+        /// A late kick can come in between, but there is one at most.
+        const ATTEMPTS: usize = 3;
+        let tsc = self.tsc;
+        for _ in 0..ATTEMPTS {
+            if self.body()?.has_tsc() == tsc {
+                return Ok(());
+            }
+            self.body()?.ask_for_tsc(tsc)?;
+            self.live_on()?;
+        }
+        // Somebody meddles with the block.
+        Err(Error::StubGone)
+    }
+
+    /// Waits for the end of what the thread was told to do with its state live.
+    fn live_on(&mut self) -> Result<(), Error> {
+        if let Event::Kick(frame) = self.body()?.wait()? {
+            let frame = self.body()?.block().frame(frame)?;
+            if self.xstate == Xstate::Live {
+                self.xstate = self.saved_by(&frame)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets guest code run until it stops for a reason that concerns the Sentry.
@@ -241,10 +271,7 @@ impl Thread {
     /// it: that one interrupts the doorbell, or what follows it, so the frame holds the same state.
     fn save(&mut self) -> Result<u64, Error> {
         self.body()?.reply(code::ACTION_SAVE)?;
-        if let Event::Kick(frame) = self.body()?.wait()? {
-            let frame = self.body()?.block().frame(frame)?;
-            self.xstate = self.saved_by(&frame)?;
-        }
+        self.live_on()?;
         Ok(match self.xstate {
             Xstate::Live => XSAVE_AREA,
             Xstate::Saved(offset) => offset,
@@ -331,6 +358,7 @@ fn trap(frame: &Frame, regs: &mut Registers) -> Trap {
 impl GuestThread for Thread {
     fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
         self.space.flush()?;
+        self.apply_tsc().inspect_err(|_| self.space.give_up())?;
         if !self.kick.start() {
             return Ok(Trap::Kicked);
         }
@@ -353,6 +381,10 @@ impl GuestThread for Thread {
     fn set_answers(&mut self, answers: &[(u64, u64)]) -> Result<(), Error> {
         self.body()?.set_answers(answers);
         Ok(())
+    }
+
+    fn set_tsc(&mut self, readable: bool) {
+        self.tsc = readable;
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {

@@ -3,10 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use std::cell::Cell;
+
 use super::cpu::Slot;
 use super::held::Stopped;
 use super::space::{self, Space};
 use super::sys::{self, Gone, Stop};
+use crate::arch::stub::Command;
 use crate::arch::{filter, stub, trap};
 use crate::stub::kick::Kick;
 use crate::{Error, Fault, GuestThread, Kicker, Registers, Trap};
@@ -24,6 +27,9 @@ pub(super) struct Thread {
     stopped: Rc<Stopped>,
     kick: Arc<Kick>,
     slot: Arc<Slot>,
+    /// Whether it is to be able to read the time-stamp counter, and whether it is.
+    tsc: bool,
+    host_tsc: Cell<bool>,
 }
 
 impl Thread {
@@ -31,7 +37,19 @@ impl Thread {
         let tid = stopped.tid();
         let slot = space.shared().cpus.add(tid, place);
         let kick = Kick::new(space.pid(), tid);
-        Thread { space, stopped, kick, slot }
+        Thread { space, stopped, kick, slot, tsc: true, host_tsc: Cell::new(true) }
+    }
+
+    /// Has the thread change what it may, if that is due.
+    fn apply_tsc(&self) -> Result<(), Error> {
+        if self.tsc == self.host_tsc.get() {
+            return Ok(());
+        }
+        let mode = filter::tsc_mode(self.tsc);
+        let args = [libc::PR_SET_TSC as u64, mode, 0, 0, 0, 0];
+        self.stopped.call_checked("PR_SET_TSC", Command::new(libc::SYS_prctl, args))?;
+        self.host_tsc.set(self.tsc);
+        Ok(())
     }
 
     /// Gives a new thread the state that Linux gives a new program: it was cloned with its
@@ -172,6 +190,7 @@ impl Thread {
 impl GuestThread for Thread {
     fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
         self.space.flush(&self.stopped)?;
+        self.apply_tsc()?;
         if !self.kick.start() {
             return Ok(Trap::Kicked);
         }
@@ -185,6 +204,10 @@ impl GuestThread for Thread {
 
     fn kicker(&self) -> Arc<dyn Kicker> {
         self.kick.clone()
+    }
+
+    fn set_tsc(&mut self, readable: bool) {
+        self.tsc = readable;
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {

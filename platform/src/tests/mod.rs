@@ -94,6 +94,7 @@ macro_rules! on_every_platform {
 mod lives;
 mod mappings;
 mod traps;
+mod tsc;
 
 struct World {
     file: Arc<MemoryFile>,

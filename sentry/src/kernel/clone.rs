@@ -443,6 +443,7 @@ fn inherit(parent: &Task, child: &Task) {
     child.nice.store(nice, Ordering::Relaxed);
     child.ioprio.store(parent.ioprio.load(Ordering::Relaxed), Ordering::Relaxed);
     child.personality.store(parent.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    child.no_tsc.store(parent.no_tsc.load(Ordering::Relaxed), Ordering::Relaxed);
     let slack = parent.timer_slack[0].load(Ordering::Relaxed);
     child.timer_slack.iter().for_each(|s| s.store(slack, Ordering::Relaxed));
 }

@@ -96,8 +96,9 @@ impl Current {
         mm: Arc<MemoryManager>,
         files: Arc<FdTable>,
         regs: Registers,
-        guest: Box<dyn GuestThread>,
+        mut guest: Box<dyn GuestThread>,
     ) -> Current {
+        guest.set_tsc(!task.no_tsc.load(Ordering::Relaxed));
         task.sleeper.bind();
         task.set_kicker(Some(guest.kicker()));
         TASK.set(Some(task.clone()));
@@ -147,6 +148,13 @@ impl Current {
         self.exit.is_some() || self.group.exiting().is_some()
     }
 
+    /// `PR_SET_TSC`: whether this thread may read the time-stamp counter from now on. What it makes
+    /// and executes later begins with the same.
+    pub fn set_tsc(&mut self, readable: bool) {
+        self.task.no_tsc.store(!readable, Ordering::Relaxed);
+        self.guest.set_tsc(readable);
+    }
+
     /// The extended state, as an XSAVE image.
     pub(super) fn xstate(&mut self) -> Result<Vec<u8>, platform::Error> {
         self.guest.xstate()
@@ -175,9 +183,11 @@ impl Current {
     pub(super) fn replace_memory(
         &mut self,
         mm: Arc<MemoryManager>,
-        guest: Box<dyn GuestThread>,
+        mut guest: Box<dyn GuestThread>,
         regs: Registers,
     ) {
+        // The only one of its kind that a new program does not get back.
+        guest.set_tsc(!self.task.no_tsc.load(Ordering::Relaxed));
         self.task.set_kicker(Some(guest.kicker()));
         self.guest = guest;
         self.task.ids_changed.store(true, Ordering::Release);

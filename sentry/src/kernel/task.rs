@@ -60,6 +60,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// personality(2)
     pub personality: AtomicU32,
+    /// Reading the time-stamp counter is a fault (`TIF_NOTSC`).
+    pub no_tsc: AtomicBool,
     /// Nice value, -20 to 19.
     pub nice: AtomicI32,
     /// `ioprio_set(2)`; 0 is "by nice value".
@@ -127,6 +129,7 @@ impl Task {
             pdeath_signal: AtomicI32::new(0),
             clear_child_tid: AtomicU64::new(0),
             personality: AtomicU32::new(0),
+            no_tsc: AtomicBool::new(false),
             nice: AtomicI32::new(0),
             ioprio: AtomicU32::new(0),
             timer_slack: [AtomicU64::new(50_000), AtomicU64::new(50_000)],

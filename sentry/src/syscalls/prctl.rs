@@ -77,10 +77,12 @@ pub fn prctl(cur: &mut Current, args: &Args) -> SysResult {
             Ok(0)
         }
         libc::PR_GET_TSC => {
-            cur.mm.write_obj(arg2, &libc::PR_TSC_ENABLE)?;
+            let fault = cur.no_tsc.load(Ordering::Relaxed);
+            let mode = if fault { libc::PR_TSC_SIGSEGV } else { libc::PR_TSC_ENABLE };
+            cur.mm.write_obj(arg2, &mode)?;
             Ok(0)
         }
-        libc::PR_SET_TSC if arg2 == libc::PR_TSC_ENABLE as u64 => Ok(0),
+        libc::PR_SET_TSC => set_tsc(cur, arg2),
         libc::PR_GET_SECUREBITS => Ok(cred.securebits as u64),
         libc::PR_SET_SECUREBITS => {
             let new = cred_set::set_securebits(&cred, arg2)?;
@@ -156,6 +158,16 @@ fn set_keepcaps(cur: &Current, cred: &Credentials, value: u64) -> SysResult {
         new.securebits |= securebits::KEEP_CAPS;
     }
     commit(cur, new);
+    Ok(0)
+}
+
+/// As `set_tsc_mode`, which looks at the lower half of its argument.
+fn set_tsc(cur: &mut Current, mode: u64) -> SysResult {
+    match mode as i32 {
+        libc::PR_TSC_ENABLE => cur.set_tsc(true),
+        libc::PR_TSC_SIGSEGV => cur.set_tsc(false),
+        _ => return Err(Errno::EINVAL),
+    }
     Ok(0)
 }
 

@@ -192,7 +192,7 @@ table! {
     154 modify_ldt(func: Int, ptr: Ptr, bytecount: Size) => none;
     155 pivot_root(new_root: Path, put_old: Path) => mount::pivot_root;
     156 _sysctl() => none;
-    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM, PR_SET_TSC";
+    157 prctl(option: Int, arg2: Hex, arg3: Hex, arg4: Hex, arg5: Hex) => prctl::prctl, "no PR_SET_MM";
     158 arch_prctl(code: Hex, addr: Ptr) => process::arch_prctl;
     159 adjtimex(buf: Ptr) => time::adjtimex, "read-only";
     160 setrlimit(resource: Int, rlim: Ptr) => rlimit::setrlimit;

@@ -55,6 +55,7 @@ groups!(
     seccomp,
     seccomp_notify,
     system,
+    tsc,
 );
 
 /// The case of that `group::name`.

@@ -60,6 +60,9 @@ pub(crate) const ACTION_SAVE: u32 = 3;
 pub(crate) const ACTION_RETURN: u32 = 4;
 /// `Control::action`: end this thread.
 pub(crate) const ACTION_EXIT: u32 = 5;
+/// `Control::action`: `PR_SET_TSC` with `Control::argument`, which goes to the listener as a doorbell
+/// does, and ask again.
+pub(crate) const ACTION_TSC: u32 = 6;
 
 /// `Control::kind`: a patched call site was executed.
 pub(crate) const KIND_PATCHED: u32 = 1;
@@ -109,7 +112,8 @@ pub(crate) struct Control {
     pub(crate) signo: u32,
     /// How often the guest may look for the reply before it rings; 0 if the Sentry sleeps.
     pub(crate) patience: u32,
-    pad: u32,
+    /// For the action.
+    pub(crate) argument: u32,
     /// For the stub's own use.
     spare: u64,
     /// For each system call that the stub answers: the index in `answers`, else 0.
@@ -590,10 +594,18 @@ global_asm!(
     "    je 70f",
     "    cmp eax, {ACTION_EXIT}",
     "    je 64f",
+    "    cmp eax, {ACTION_TSC}",
+    "    je 65f",
     // Save.
     "    mov eax, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK}]",
     "    mov edx, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK} + 4]",
     "    xsave64 [r15 + {XSAVE_AREA}]",
+    "    jmp 50b",
+    // Change what the thread may.
+    "65: mov edi, {pr_set_tsc}",
+    "    mov esi, [r15 + {ARGUMENT}]",
+    "    mov eax, {prctl}",
+    "    syscall",
     "    jmp 50b",
     // Load.
     "61: mov eax, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK}]",
@@ -787,6 +799,10 @@ global_asm!(
     ACTION_LOAD_ALL = const ACTION_LOAD_ALL,
     ACTION_RETURN = const ACTION_RETURN,
     ACTION_EXIT = const ACTION_EXIT,
+    ACTION_TSC = const ACTION_TSC,
+    ARGUMENT = const offset_of!(Control, argument),
+    prctl = const libc::SYS_prctl,
+    pr_set_tsc = const libc::PR_SET_TSC,
     CTX = const offset_of!(Frame, context),
 );
 

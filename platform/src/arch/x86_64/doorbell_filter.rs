@@ -1,11 +1,11 @@
 //! The seccomp filters of the `notify` platform's stubs. They compare the instruction pointer, which
 //! is why they are written by hand and not with seccompiler.
 //!
-//! | whose | call from outside the stub's code | doorbell | other call from the stub's code |
-//! |---|---|---|---|
-//! | [`base`]: all | SIGSYS, that is: a guest's call | allowed | allowed if on the list, else death |
-//! | [`listener`]: executor, guest threads | allowed | to the listener | allowed |
-//! | [`closed`]: guest threads | allowed | allowed | `exit`, else death |
+//! | whose | call from outside the stub's code | doorbell | `prctl` from the stub's code | other call from there |
+//! |---|---|---|---|---|
+//! | [`base`]: all | SIGSYS, that is: a guest's call | allowed | allowed for `PR_SET_TSC`, else death | allowed if on the list, else death |
+//! | [`listener`]: executor, guest threads | allowed | to the listener | to the listener | allowed |
+//! | [`closed`]: guest threads | allowed | allowed | allowed | `exit`, else death |
 //!
 //! The host takes the strictest answer.
 
@@ -14,8 +14,8 @@ use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP};
 use libc::{SECCOMP_RET_USER_NOTIF, sock_filter};
 
 use super::doorbell::DOORBELL;
-use super::filter::{ARCH, ARG0_HIGH, ARG0_LOW, AUDIT_ARCH_X86_64, IP_HIGH, IP_LOW, NR};
-use super::filter::{jump, load, ret};
+use super::filter::{ARCH, AUDIT_ARCH_X86_64, IP_HIGH, IP_LOW, NR};
+use super::filter::{jump, load, only, ret};
 use crate::PAGE_SIZE;
 
 /// Flags of the clone that makes a stub process from the template. Descriptors are shared, so that
@@ -30,7 +30,7 @@ pub(crate) const CLONE_GUEST: u64 = (libc::CLONE_VM
 /// Flags of the clone that makes an executor.
 pub(crate) const CLONE_EXECUTOR: u64 = CLONE_GUEST | libc::CLONE_FILES as u64;
 
-/// What stub code may call; `clone`, the last one, with chosen flags only.
+/// What stub code may call; `prctl` for [`libc::PR_SET_TSC`] only, and `clone` with chosen flags.
 pub(crate) const CALLS: &[i64] = &[
     DOORBELL as i64,
     libc::SYS_mmap,
@@ -48,28 +48,12 @@ pub(crate) const CALLS: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
+    libc::SYS_prctl,
     libc::SYS_clone,
 ];
 
 /// Those without a look at the arguments.
-const ALLOWED: &[i64] = CALLS.split_at(CALLS.len() - 1).0;
-
-/// Allows the calls whose first argument is one of these.
-fn only(nr: i64, firsts: &[u64]) -> Vec<sock_filter> {
-    let mut out = Vec::new();
-    let body = 3 + 2 * firsts.len() as u8;
-    out.extend([
-        jump(BPF_JEQ, nr as u32, 0, body + 1),
-        load(ARG0_HIGH),
-        jump(BPF_JEQ, 0, 0, body - 2),
-        load(ARG0_LOW),
-    ]);
-    for &first in firsts {
-        out.extend([jump(BPF_JEQ, first as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
-    }
-    out.push(ret(SECCOMP_RET_KILL_PROCESS));
-    out
-}
+const ALLOWED: &[i64] = CALLS.split_at(CALLS.len() - 2).0;
 
 /// Goes on if the call comes from the code at `code`, else gives `outside`.
 fn from_stub(code: u64, outside: u32) -> Vec<sock_filter> {
@@ -94,6 +78,7 @@ pub(crate) fn base(code: u64) -> Vec<sock_filter> {
     for &nr in ALLOWED {
         out.extend([jump(BPF_JEQ, nr as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
+    out.extend(only(libc::SYS_prctl, &[libc::PR_SET_TSC as u64]));
     out.extend(only(libc::SYS_clone, &[CLONE_PROCESS, CLONE_GUEST, CLONE_EXECUTOR]));
     out.push(ret(SECCOMP_RET_KILL_PROCESS));
     out
@@ -103,7 +88,8 @@ pub(crate) fn base(code: u64) -> Vec<sock_filter> {
 pub(crate) fn listener() -> Vec<sock_filter> {
     vec![
         load(NR),
-        jump(BPF_JEQ, DOORBELL, 0, 1),
+        jump(BPF_JEQ, DOORBELL, 1, 0),
+        jump(BPF_JEQ, libc::SYS_prctl as u32, 0, 1),
         ret(SECCOMP_RET_USER_NOTIF),
         ret(SECCOMP_RET_ALLOW),
     ]
@@ -113,7 +99,7 @@ pub(crate) fn listener() -> Vec<sock_filter> {
 pub(crate) fn closed(code: u64) -> Vec<sock_filter> {
     let mut out = vec![load(ARCH), jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), ret(SECCOMP_RET_ALLOW)];
     out.extend(from_stub(code, SECCOMP_RET_ALLOW));
-    for nr in [DOORBELL, libc::SYS_exit as u32] {
+    for nr in [DOORBELL, libc::SYS_exit as u32, libc::SYS_prctl as u32] {
         out.extend([jump(BPF_JEQ, nr, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
     out.push(ret(SECCOMP_RET_KILL_PROCESS));
@@ -122,6 +108,7 @@ pub(crate) fn closed(code: u64) -> Vec<sock_filter> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::filter::{ARG0_HIGH, ARG0_LOW};
     use super::*;
     use proptest::prelude::*;
 
@@ -170,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn clone_has_fixed_flags() {
+    fn clone_and_prctl_have_fixed_arguments() {
         let base = base(CODE);
         for (nr, first, ok) in [
             (libc::SYS_clone, CLONE_PROCESS, true),
@@ -179,6 +166,8 @@ mod tests {
             (libc::SYS_clone, CLONE_GUEST | 1 << 32, false),
             (libc::SYS_clone, 0, false),
             (libc::SYS_prctl, 1, false),
+            (libc::SYS_prctl, libc::PR_SET_TSC as u64, true),
+            (libc::SYS_prctl, libc::PR_SET_TSC as u64 | 1 << 32, false),
             (libc::SYS_ptrace, 0, false),
             (libc::SYS_mmap, 77, true),
         ] {
@@ -201,8 +190,10 @@ mod tests {
         #[test]
         fn guest_threads_can_ring_and_exit(nr in 0..500u32, at in 0..PAGE_SIZE, first: u64) {
             let call = Call { nr, arch: AUDIT_ARCH_X86_64, ip: CODE + at, first };
-            let allowed = nr == libc::SYS_exit as u32;
+            let prctl = nr == libc::SYS_prctl as u32;
+            let allowed = nr == libc::SYS_exit as u32 || prctl;
             prop_assert_eq!(eval(&closed(CODE), call) == SECCOMP_RET_ALLOW, allowed);
+            prop_assert_eq!(eval(&listener(), call) == SECCOMP_RET_USER_NOTIF, prctl);
             let bell = Call { nr: DOORBELL, ..call };
             prop_assert_eq!(eval(&closed(CODE), bell), SECCOMP_RET_ALLOW);
             prop_assert_eq!(eval(&listener(), bell), SECCOMP_RET_USER_NOTIF);

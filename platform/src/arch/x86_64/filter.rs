@@ -5,7 +5,7 @@
 //! three calls that the host's vsyscall page would make (bypassing ptrace) raise SIGSYS, so that the
 //! Sentry answers them.
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP, sock_filter};
 
 /// `AUDIT_ARCH_X86_64` of `<linux/audit.h>`.
@@ -29,7 +29,7 @@ pub(crate) const CLONE_THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
 
-/// What stub code may call; `clone`, the last one, with chosen flags only.
+/// What stub code may call; `prctl` for [`libc::PR_SET_TSC`] only, and `clone` with chosen flags.
 pub(crate) const CALLS: &[i64] = &[
     libc::SYS_read,
     libc::SYS_mmap,
@@ -41,11 +41,34 @@ pub(crate) const CALLS: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_restart_syscall,
+    libc::SYS_prctl,
     libc::SYS_clone,
 ];
 
 /// Those without a look at the arguments.
-const ALLOWED: &[i64] = CALLS.split_at(CALLS.len() - 1).0;
+const ALLOWED: &[i64] = CALLS.split_at(CALLS.len() - 2).0;
+
+/// The second argument of `PR_SET_TSC`.
+pub(crate) fn tsc_mode(readable: bool) -> u64 {
+    (if readable { libc::PR_TSC_ENABLE } else { libc::PR_TSC_SIGSEGV }) as u64
+}
+
+/// Allows a call if its first argument is one of `firsts`, and else kills. For no call but this one.
+pub(super) fn only(nr: i64, firsts: &[u64]) -> Vec<sock_filter> {
+    let mut out = Vec::new();
+    let body = 3 + 2 * firsts.len() as u8;
+    out.extend([
+        jump(BPF_JEQ, nr as u32, 0, body + 1),
+        load(ARG0_HIGH),
+        jump(BPF_JEQ, 0, 0, body - 2),
+        load(ARG0_LOW),
+    ]);
+    for &first in firsts {
+        out.extend([jump(BPF_JEQ, first as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
+    }
+    out.push(ret(SECCOMP_RET_KILL_PROCESS));
+    out
+}
 
 /// What the vsyscall page calls (`arch/x86/entry/vsyscall/vsyscall_64.c`).
 pub(crate) const VSYSCALLS: &[i64] = &[libc::SYS_gettimeofday, libc::SYS_time, libc::SYS_getcpu];
@@ -88,18 +111,8 @@ pub(crate) fn program(code: u64) -> Vec<sock_filter> {
     for &nr in ALLOWED {
         out.extend([jump(BPF_JEQ, nr as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
-    out.extend([
-        jump(BPF_JEQ, libc::SYS_clone as u32, 1, 0),
-        kill,
-        load(ARG0_HIGH),
-        jump(BPF_JSET, u32::MAX, 0, 1),
-        kill,
-        load(ARG0_LOW),
-        jump(BPF_JEQ, CLONE_PROCESS as u32, 0, 1),
-        ret(SECCOMP_RET_ALLOW),
-        jump(BPF_JEQ, CLONE_THREAD as u32, 0, 1),
-        ret(SECCOMP_RET_ALLOW),
-        kill,
-    ]);
+    out.extend(only(libc::SYS_prctl, &[libc::PR_SET_TSC as u64]));
+    out.extend(only(libc::SYS_clone, &[CLONE_PROCESS, CLONE_THREAD]));
+    out.push(kill);
     out
 }

@@ -215,12 +215,16 @@ fn may_assign(now: Mode, mode: Mode) -> Result<(), Errno> {
     if now == Mode::Disabled || now == mode { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-/// Strict mode for the calling task. `EINVAL` if it has filters.
-pub fn set_strict(cur: &Current) -> Result<(), Errno> {
-    let _signals = cur.group.signals.lock();
-    may_assign(cur.seccomp.mode(), Mode::Strict)?;
-    cur.seccomp.set_mode(Mode::Strict);
-    cur.task.ids_changed.store(true, Ordering::SeqCst);
+/// Strict mode for the calling task, which takes its time-stamp counter away as well. `EINVAL` if it
+/// has filters.
+pub fn set_strict(cur: &mut Current) -> Result<(), Errno> {
+    {
+        let _signals = cur.group.signals.lock();
+        may_assign(cur.seccomp.mode(), Mode::Strict)?;
+        cur.seccomp.set_mode(Mode::Strict);
+        cur.task.ids_changed.store(true, Ordering::SeqCst);
+    }
+    cur.set_tsc(false);
     Ok(())
 }
 
