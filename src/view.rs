@@ -25,6 +25,8 @@ pub(crate) struct Files {
     pub(crate) exports: Vec<Export>,
     /// The Sentry's mounts.
     pub(crate) mounts: Vec<MountSpec>,
+    /// There are trees that the caller named: `--root`, `--ro`, `--rw`.
+    pub(crate) named: bool,
 }
 
 /// One export: the file or directory `/N` in the gofer's root, N being its index.
@@ -126,7 +128,7 @@ impl Files {
         if !source.is_dir() {
             return Err(Error::option("--root", format!("{root:?} is not a directory")));
         }
-        let mut files = Files::default();
+        let mut files = Files { named: true, ..Files::default() };
         files.export(source, PathBuf::from("/"), Access::Overlay, false)?;
         files.kernel_mounts();
         Ok(files)
@@ -239,6 +241,7 @@ impl Files {
                 None => self.mount(destination, MountKind::Tmpfs { mode: 0o1777 }),
                 Some(bind) => {
                     let source = existing(option, &bind.source)?;
+                    self.named = true;
                     let file = !source.is_dir();
                     let access = if bind.writable { Access::Write } else { Access::Read };
                     self.export(source, destination.clone(), access, file)?;

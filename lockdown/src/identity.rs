@@ -4,6 +4,7 @@
 use std::{fs, io};
 
 use crate::error::{Context, Error, Layer};
+use crate::subids::Helped;
 use crate::sys::check;
 
 /// Lines of a `uid_map` or `gid_map` file.
@@ -14,13 +15,16 @@ pub enum IdMap {
     /// Every id that the launcher's own namespace has, each mapped to itself. Needs `CAP_SETUID`
     /// (or `CAP_SETGID`) in the launcher's user namespace.
     Identity,
+    /// The caller and its subordinate ids, written by a helper of the host's; if that fails, the caller's
+    /// own id alone, as in [`IdMap::Single`].
+    Helped(Helped, u32),
 }
 
 impl IdMap {
     /// The text for the map file. `own` is what the launcher's own map file says.
     fn text(&self, own: &str) -> String {
         match self {
-            IdMap::Single(id) => format!("{id} {id} 1\n"),
+            IdMap::Single(id) | IdMap::Helped(_, id) => format!("{id} {id} 1\n"),
             IdMap::Identity => own
                 .lines()
                 .filter_map(|line| {
@@ -68,13 +72,25 @@ pub struct Identity {
 impl Identity {
     /// Writes the maps of process `pid`, from outside.
     pub(crate) fn write_maps(&self, pid: libc::pid_t) -> Result<(), Error> {
-        // Linux wants setgroups(2) denied before an unprivileged launcher may map groups.
-        if !self.drop_groups && self.gids != IdMap::Identity {
-            write(pid, "setgroups", "deny")?;
-        }
-        for (name, map) in [("gid_map", &self.gids), ("uid_map", &self.uids)] {
+        let maps = [("gid_map", &self.gids), ("uid_map", &self.uids)];
+        // Both at once: a helper takes as long as a program takes to start.
+        let helpers = maps.map(|(_, map)| match map {
+            IdMap::Helped(helped, _) => helped.start(pid).ok(),
+            IdMap::Single(_) | IdMap::Identity => None,
+        });
+        // One that fails has written nothing.
+        let done =
+            helpers.map(|helper| helper.is_some_and(|mut it| it.wait().is_ok_and(|s| s.success())));
+        for ((name, map), done) in maps.into_iter().zip(done) {
+            if done {
+                continue;
+            }
+            // Linux wants setgroups(2) denied before an unprivileged launcher may map groups.
+            if name == "gid_map" && !self.drop_groups && *map != IdMap::Identity {
+                write(pid, "setgroups", "deny")?;
+            }
             let own = match map {
-                IdMap::Single(_) => String::new(),
+                IdMap::Single(_) | IdMap::Helped(..) => String::new(),
                 IdMap::Identity => fs::read_to_string(format!("/proc/self/{name}"))
                     .context(Layer::IdMaps, format!("reading /proc/self/{name}"))?,
             };

@@ -21,6 +21,7 @@ mod process;
 mod rlimits;
 mod seccomp;
 mod spawn;
+mod subids;
 mod sys;
 mod view;
 
@@ -36,4 +37,5 @@ pub use process::wipe_environment;
 pub use rlimits::Rlimit;
 pub use seccomp::{AllowList, Argument, Condition, Verdict, interpret};
 pub use spawn::{Child, Exit, spawn};
+pub use subids::{Helped, Range};
 pub use view::{Bind, Root, View};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use lockdown::cgroup::Cgroup;
 use lockdown::{
-    AllowList, Argument, Capabilities, Condition, FileAccess, IdMap, Identity, Jail, Namespaces,
-    Rlimit, Root,
+    AllowList, Argument, Capabilities, Condition, FileAccess, Helped, IdMap, Identity, Jail,
+    Namespaces, Rlimit, Root,
 };
 use nix::unistd;
 use sentry::boot::HostCalls;
@@ -66,16 +66,47 @@ impl Caller {
         }
     }
 
-    /// The caller, with all owners of files visible if it may.
-    fn all_ids(&self) -> Identity {
+    /// The caller, with all owners of files visible if it may: of an unprivileged caller's, the ids
+    /// that are subordinate to it. If the guest begins as root, that is the caller.
+    fn all_ids(&self, guest: Guest) -> Identity {
         if !self.privileged {
-            return self.itself();
+            return self.subordinates(guest);
         }
         Identity {
             uids: IdMap::Identity,
             gids: IdMap::Identity,
             become_ids: None,
             drop_groups: false,
+        }
+    }
+}
+
+/// What the gofer's id map depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guest {
+    /// The first program's user is root.
+    pub(super) root: bool,
+    /// It sees trees that the caller named, whose files may be anybody's.
+    pub(super) owners: bool,
+}
+
+impl Caller {
+    fn subordinates(&self, guest: Guest) -> Identity {
+        let alone = self.itself();
+        // The helpers take as long as two programs take to start.
+        if !guest.owners {
+            return alone;
+        }
+        let inside = |own: u32| if guest.root { 0 } else { own };
+        let helped = |found: Option<Helped>, own, alone| {
+            found.map_or(alone, |helped| IdMap::Helped(helped, own))
+        };
+        let uids = Helped::users(self.uid, inside(self.uid));
+        let gids = Helped::groups(self.uid, self.gid, inside(self.gid));
+        Identity {
+            uids: helped(uids, self.uid, alone.uids),
+            gids: helped(gids, self.gid, alone.gids),
+            ..alone
         }
     }
 }
@@ -107,8 +138,17 @@ pub(super) fn sentry(caller: &Caller, cgroup: &Option<Arc<Cgroup>>) -> Jail {
 
 /// The gofer: the exported trees, no network, and of the caller's power over files what the
 /// exports need.
-pub(super) fn gofer(caller: &Caller, files: &Files, cgroup: &Option<Arc<Cgroup>>) -> Jail {
-    let capabilities = match (caller.privileged, files.writable()) {
+pub(super) fn gofer(
+    caller: &Caller,
+    files: &Files,
+    guest: Guest,
+    cgroup: &Option<Arc<Cgroup>>,
+) -> Jail {
+    let identity = caller.all_ids(guest);
+    // They hold for files whose owner and group the namespace maps: for a caller with subordinate ids,
+    // for its own and theirs.
+    let others = caller.privileged || matches!(identity.uids, IdMap::Helped(..));
+    let capabilities = match (others, files.writable()) {
         // Whoever owns what it maps may do with its files what the caller may.
         (false, _) => Capabilities::NONE,
         (true, false) => Capabilities::DAC_READ_SEARCH,
@@ -123,7 +163,7 @@ pub(super) fn gofer(caller: &Caller, files: &Files, cgroup: &Option<Arc<Cgroup>>
         cgroup: cgroup.clone(),
         oom_score: 250,
         namespaces: Namespaces::all(),
-        identity: caller.all_ids(),
+        identity,
         root: Root::Files(files.view.clone()),
         rlimits: RLIMITS.to_vec(),
         capabilities,

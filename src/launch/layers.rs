@@ -14,21 +14,47 @@ const MAX_STATUS: usize = 8192;
 pub(super) struct Status {
     process: &'static str,
     file: Option<File>,
+    uid_map: Option<File>,
 }
 
 impl Status {
     /// Of the process with this id, or of the calling one (`self`).
     pub(super) fn open(process: &'static str, id: impl std::fmt::Display) -> Status {
-        Status { process, file: File::open(format!("/proc/{id}/status")).ok() }
+        let open = |name: &str| File::open(format!("/proc/{id}/{name}")).ok();
+        Status { process, file: open("status"), uid_map: open("uid_map") }
     }
 
     /// What it says now; `None` if the process is gone.
     pub(super) fn read(&self) -> Option<Layers> {
-        let mut text = vec![0; MAX_STATUS];
-        let length = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
-        text.truncate(length);
-        let in_force = in_force(&String::from_utf8_lossy(&text));
+        let mut in_force = in_force(&text(self.file.as_ref()?)?);
+        let map = self.uid_map.as_ref().and_then(text).unwrap_or_default();
+        in_force.extend(ids(&map).map(str::to_owned));
         Some(Layers { process: self.process.to_owned(), in_force })
+    }
+}
+
+/// What a file says now, as far as it matters.
+fn text(file: &File) -> Option<String> {
+    let mut text = vec![0; MAX_STATUS];
+    let length = file.read_at(&mut text, 0).ok()?;
+    text.truncate(length);
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What a `uid_map` comes to: one user, or one with those that are subordinate to it. That of the
+/// initial namespace, and one just like it, restricts nothing.
+fn ids(map: &str) -> Option<&'static str> {
+    let line = |line: &str| -> Option<[u32; 3]> {
+        let fields: Result<Vec<_>, _> = line.split_whitespace().map(str::parse).collect();
+        fields.ok()?.try_into().ok()
+    };
+    let lines: Vec<_> = map.lines().filter_map(line).collect();
+    match lines[..] {
+        [[_, _, 1]] => Some("one-id"),
+        [_, _, ..] if lines.iter().any(|[inside, outside, _]| inside != outside) => {
+            Some("subordinate-ids")
+        }
+        _ => None,
     }
 }
 
@@ -71,5 +97,11 @@ mod tests {
                     CapEff:\t1\nCapBnd:\t1\nCapAmb:\t0\nNoNewPrivs:\t0\nSeccomp:\t0\n";
         assert!(in_force(open).is_empty());
         assert!(in_force("").is_empty());
+        assert_eq!(ids("  1000  1000  1\n"), Some("one-id"));
+        assert_eq!(ids("0 1000 1\n1 100000 65536\n"), Some("subordinate-ids"));
+        assert_eq!(ids("0 100000 1000\n1000 1000 1\n"), Some("subordinate-ids"));
+        assert_eq!(ids("1000 1000 1\n0 100000 1000\n"), Some("subordinate-ids"));
+        assert_eq!(ids("0 0 4294967295\n"), None);
+        assert_eq!(ids(""), None);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) use self::jails::Allowed;
 
 use self::conversation::Conversation;
 use self::hook::Hook;
-use self::jails::{Caller, Duties};
+use self::jails::{Caller, Duties, Guest};
 use self::layers::Status;
 use self::signals::Signals;
 use self::supervise::{Supervisor, Watched};
@@ -76,7 +76,8 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
         their_audit = Some(theirs);
     }
 
-    let jail = jails::gofer(&caller, &files, &cgroup);
+    let guest = Guest { root: spec.uid == 0, owners: files.named };
+    let jail = jails::gofer(&caller, &files, guest, &cgroup);
     let mut keep = vec![null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
     let hook = Hook::add(jail.name, &mut keep);
     let one_user = jail.identity.uids != lockdown::IdMap::Identity;

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rsentry_tests::{Process, Sandboxes, eventually, wait};
@@ -258,7 +259,86 @@ fn a_writable_mount_gives_the_gofer_what_writing_needs(platform: &str) {
     running.stop();
 }
 
+/// As an unprivileged user whom `/etc/subuid` gives ids, in a mount namespace of its own: this machine's
+/// files stay as they are.
+fn subordinate_ids_are_owners(platform: &str) {
+    let helpers = ["/usr/bin/newuidmap", "/usr/bin/newgidmap", "/etc/subuid", "/etc/subgid"];
+    if let Some(missing) = helpers.iter().find(|path| !Path::new(path).exists()) {
+        eprintln!("skipped: no {missing} (package uidmap)");
+        return;
+    }
+    if !is_root() {
+        eprintln!("skipped: not root: cannot be a user with subordinate ids");
+        return;
+    }
+    let sandboxes = Sandboxes::on(platform);
+    let work = sandboxes.work();
+    fs::write(work.join("passwd"), "root:x:0:0::/:/bin/sh\nme:x:1000:1000::/:/bin/sh\n").unwrap();
+    for file in ["subuid", "subgid"] {
+        fs::write(work.join(file), "me:300000:65536\n").unwrap();
+    }
+    let tree = work.join("tree");
+    fs::create_dir(&tree).unwrap();
+    let own = |name: &str, id: u32| {
+        let path = tree.join(name);
+        fs::write(&path, name).unwrap();
+        std::os::unix::fs::chown(&path, Some(id), Some(id)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    own("mine", 1000);
+    own("first", 300_000);
+    own("tenth", 300_009);
+    own("root", 0);
+    std::os::unix::fs::chown(&tree, Some(1000), Some(1000)).unwrap();
+    let run = |with: bool, guest: &[&str]| {
+        let rw = format!("--rw={}:/x", tree.display());
+        let report = work.join("report");
+        let option = format!("--report={}", report.display());
+        let command = [&["run", &option, &rw], guest].concat();
+        let mounts = "for file in passwd subuid subgid; do mount --bind $1/$file /etc/$file; done;";
+        let script = format!(
+            "{} shift; exec setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps=-all \"$@\"",
+            if with { mounts } else { "" },
+        );
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation=private", "sh", "-ec", &script, "sh"]).arg(&work);
+        let run = sandboxes.command(&command);
+        unshare.arg(run.get_program()).args(run.get_args());
+        unshare.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = rsentry_tests::finish(unshare);
+        let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said += &fs::read_to_string(report).unwrap_or_default();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), said)
+    };
+    // The caller's own id stays what it is.
+    let (owners, said) = run(true, &["sh", "-c", "stat -c %n=%u:%g /x/*"]);
+    assert_eq!(owners, "/x/first=0:0\n/x/mine=1000:1000\n/x/root=0:0\n/x/tenth=9:9\n", "{said}");
+    assert!(said.contains("subordinate-ids"), "{said}");
+    // For a guest that is root, it is root.
+    let script = "cat /x/first /x/tenth; touch /x/new /x/given; chown 5:7 /x/given; \
+                  chown 65534 /x/given 2>/dev/null || echo no; cat /x/root 2>/dev/null || echo no; \
+                  stat -c %n=%u:%g /x/*";
+    let (owners, said) = run(true, &["--user=0", "sh", "-c", script]);
+    assert_eq!(
+        owners,
+        "firsttenthno\nno\n/x/first=1:1\n/x/given=5:7\n/x/mine=0:0\n/x/new=0:0\n/x/root=0:0\n\
+         /x/tenth=10:10\n",
+        "{said}"
+    );
+    for (name, uid, gid) in [("new", 1000, 1000), ("given", 300_004, 300_006)] {
+        let metadata = fs::metadata(tree.join(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (uid, gid), "{name}");
+    }
+    // Who has none is alone.
+    let script = "touch /x/alone && chown 5 /x/alone";
+    let (_, said) = run(false, &["--user=0", "sh", "-c", script]);
+    assert!(said.contains("one-id") && said.contains("chown"), "{said}");
+    assert_eq!(fs::metadata(tree.join("alone")).unwrap().uid(), 1000);
+    sandboxes.assert_nothing_left();
+}
+
 rsentry_tests::on_every_platform! {
+    subordinate_ids_are_owners,
     both_are_locked_down,
     the_launcher_confines_itself,
     the_launcher_dies_of_a_call_off_its_list_and_all_with_it,

@@ -25,9 +25,10 @@ impl GoferInode {
         let dir = self.handle()?;
         let at = At { dir: &dir, name };
         let owner = Owner { uid: Some(new.uid), gid: Some(new.gid) };
-        // An EPERM for the owner's sake: try as the gofer's own user.
+        // For the owner's sake (who may not be given files, or is not mapped on the host): try as the
+        // gofer's own user.
         let made = match self.create_at(at, new, owner) {
-            Err(Errno::EPERM) => self.create_at(at, new, Owner::default()),
+            Err(Errno::EPERM | Errno::EINVAL) => self.create_at(at, new, Owner::default()),
             other => other,
         };
         let (node, fd) = made.inspect_err(|_| self.names_changed())?;
