@@ -312,7 +312,8 @@ pub trait AddressSpace: Send + Sync {
     fn new_thread(self: Arc<Self>) -> Result<Box<dyn GuestThread>, Error>;
 }
 
-/// One guest thread. Bound to the host thread that created it, unless it is a movable one; dropping it ends the stub thread.
+/// One guest thread. Bound to the host thread that created it, unless it is a movable one; dropping
+/// it ends the stub thread.
 pub trait GuestThread {
     /// Runs guest code with `regs` until it traps; `regs` then holds the guest's registers.
     /// Applies queued commands of the address space first. A `kick` that came while the thread was

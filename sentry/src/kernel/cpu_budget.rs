@@ -101,7 +101,7 @@ impl CpuBudget {
 
     /// Guest code is about to run. Returns whether it may.
     pub(super) fn may_run(self: &Arc<Self>) -> bool {
-        if self.dormant.load(Ordering::Relaxed) && self.dormant.swap(false, Ordering::AcqRel) {
+        if self.dormant.load(Ordering::SeqCst) && self.dormant.swap(false, Ordering::AcqRel) {
             self.clone().expire();
         }
         !self.throttled.load(Ordering::SeqCst)
@@ -165,7 +165,11 @@ impl Expire for CpuBudget {
         let idle = !throttle && !kernel.tasks.all().iter().any(|task| task.cpu.is_running());
         if idle {
             self.dormant.store(true, Ordering::SeqCst);
-            return;
+            // Who began to run guest code before that has seen no need to start the timer.
+            let late = kernel.tasks.all().iter().any(|task| task.is_in_guest());
+            if !late || !self.dormant.swap(false, Ordering::AcqRel) {
+                return;
+            }
         }
         let at = now.saturating_add(self.pace(verdict, &state, now, kernel.host.cpus.len() as u64));
         let target: Weak<dyn Expire> = Arc::downgrade(&(self.clone() as Arc<_>));

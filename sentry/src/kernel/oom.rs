@@ -31,14 +31,14 @@ const RETRY: u64 = 10_000_000;
 #[derive(Default)]
 pub struct OomKiller {
     victim: Mutex<Option<Victim>>,
-    /// How many tasks are giving up memory that nobody else has, and how many have.
+    /// How many processes are giving up their memory, and how many have.
     leaving: AtomicUsize,
     left: AtomicU64,
     /// Woken when a victim's memory is back, or that of one who ended.
     gone: WaitQueue,
 }
 
-/// A task gives up its memory: while it is there, nobody has to be killed for more.
+/// A process gives up its memory: while it is there, nobody has to be killed for more.
 pub(super) struct Leaving(Arc<Kernel>);
 
 impl Leaving {

@@ -375,6 +375,11 @@ impl Task {
         result
     }
 
+    /// Whether guest code may be running.
+    pub(super) fn is_in_guest(&self) -> bool {
+        self.in_guest.load(Ordering::SeqCst)
+    }
+
     /// Says that guest code is about to run (`true`) or has trapped.
     pub(super) fn set_in_guest(&self, running: bool) {
         self.in_guest.store(running, Ordering::SeqCst);

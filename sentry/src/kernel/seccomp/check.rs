@@ -28,6 +28,7 @@ pub enum Verdict {
 pub fn check(cur: &mut Current, args: [u64; 6]) -> Verdict {
     match cur.seccomp.mode() {
         Mode::Disabled => Verdict::Run,
+        Mode::Filter if cur.seccomp.plainly_allows(number(cur) as u64) => Verdict::Run,
         Mode::Strict => strict(cur),
         Mode::Filter => match cur.seccomp.filter() {
             Some(filter) => filtered(cur, &filter, args),
@@ -60,9 +61,6 @@ fn strict(cur: &mut Current) -> Verdict {
 
 fn filtered(cur: &mut Current, filter: &std::sync::Arc<Filter>, args: [u64; 6]) -> Verdict {
     let nr = number(cur);
-    if filter.plainly_allows(nr as u64) {
-        return Verdict::Run;
-    }
     let data = Data { nr, arch: ARCH, instruction_pointer: cur.regs.rip, args };
     let (value, by) = filter.run(&data);
     let action = Action::from_value(value & libc::SECCOMP_RET_ACTION_FULL);

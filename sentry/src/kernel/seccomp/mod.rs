@@ -173,7 +173,9 @@ impl Seccomp {
     pub fn plainly_allows(&self, nr: u64) -> bool {
         match self.mode() {
             Mode::Disabled => true,
-            Mode::Filter => self.filter().is_some_and(|filter| filter.plainly_allows(nr)),
+            Mode::Filter => {
+                self.filter.lock().as_ref().is_some_and(|filter| filter.plainly_allows(nr))
+            }
             Mode::Strict | Mode::Dead => false,
         }
     }
