@@ -1,7 +1,8 @@
 //! The host's side of a guest thread: a thread of the stub process, its doorbell, and the block that
 //! it shares with the Sentry.
 //!
-//! A body outlives the guest thread it was made for: it waits at its doorbell for the next one.
+//! A body outlives the guest thread it was made for: it waits at its doorbell for the next one, of
+//! the same process or, once [`Body::cleanse`] has taken all that the guest left, of another.
 //!
 //! The block is hostile: a guest writes there what it likes, whenever it likes. Nothing that is read
 //! from it is believed further than the guest's own registers reach.
@@ -27,6 +28,9 @@ use crate::{Error, Registers, usercopy};
 /// milliseconds, before it is kicked again; and so on. A few instructions are missing: who does not
 /// get through them time after time goes in circles there.
 const DISMISSED: [i32; 3] = [250, 1000, 4000];
+
+/// How long a thread whose guest is gone may take to ring, in milliseconds, to be used again.
+const CLEANSED: i32 = 2;
 
 /// See the module.
 pub(super) struct Body {
@@ -246,6 +250,36 @@ impl Body {
         }
     }
 
+    /// Takes from it all that its guest, which is gone, left in its registers and its block: the
+    /// thread waits at its doorbell as one that was just made.
+    ///
+    /// Where it waits now, and with which registers, is the guest's choice: it may have jumped into
+    /// the stub's code. But it runs no code there while it waits, and a signal takes it to the
+    /// handler on the stack in the block, which knows the block by that. It never comes back.
+    ///
+    /// # Errors
+    /// [`Error::StubGone`] when it does not do that within [`CLEANSED`].
+    pub(super) fn cleanse(&mut self) -> Result<(), Error> {
+        self.sleep()?;
+        let next = |listener: &Listener| listener.next_within(CLEANSED)?.ok_or(Error::StubGone);
+        let ring = match self.ring.take() {
+            Some(ring) => ring,
+            None => next(&self.listener)?.id,
+        };
+        // It is woken by the answer only, and comes to the handler first of all.
+        sys::tgkill(self.pid, self.tid, libc::SIGURG);
+        self.listener.answer(ring, code::ANSWER_REPLY);
+        let ring = next(&self.listener)?;
+        if ring.nr != code::DOORBELL || ring.args[0] != code::RING_KICK {
+            return Err(Error::StubGone);
+        }
+        self.block.clear()?;
+        self.block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
+        (self.ring, self.rings, self.dismissed) = (Some(ring.id), false, 0);
+        self.answers_known = false;
+        Ok(())
+    }
+
     /// Whether a request stands in the block.
     pub(super) fn asks(&self) -> Result<bool, Error> {
         self.block.asks()
@@ -345,6 +379,12 @@ impl Block {
             usercopy::copy_to(self.frames.ptr().add(offset as usize), bytes.as_ptr(), bytes.len())
         };
         if written < bytes.len() { Err(Error::StubGone) } else { Ok(()) }
+    }
+
+    /// Fills it with zeroes.
+    fn clear(&self) -> Result<(), Error> {
+        static ZEROES: [u8; BLOCK_LEN as usize] = [0; BLOCK_LEN as usize];
+        self.write(0, &ZEROES)
     }
 
     /// Reads a field of [`Control`].

@@ -134,6 +134,12 @@ impl NotifyPlatform {
     }
 }
 
+/// Where the first guest thread of a process has its block.
+#[cfg(test)]
+pub(crate) fn first_block() -> u64 {
+    Layout::new().block(0)
+}
+
 #[cfg(test)]
 impl NotifyPlatform {
     /// The template's process id.

@@ -16,12 +16,14 @@ use super::layout::{Layout, USER_END};
 use super::listener::Listener;
 use super::spin::{Spinner, Spins};
 use super::template::Template;
-use crate::arch::doorbell::{BATCH_MAX, COMMANDS_START};
+use crate::arch::doorbell::{BATCH_MAX, BLOCK_LEN, COMMANDS_START};
 use crate::arch::stub::Command;
 use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::affinity;
 use crate::stub::nursery::Maker;
+use crate::stub::queue::Queue;
 use crate::stub::sys::{self, Tid};
+use crate::stub::vdso::Vdso;
 use crate::{Error, PAGE_SIZE, usercopy};
 
 /// A stub process. Ended and reaped when dropped.
@@ -38,6 +40,8 @@ pub(super) struct Process {
     graves: Arc<Graves>,
     /// What must not be reused before it has ended.
     late: Mutex<Vec<Frames>>,
+    /// Its processor time up to the guest that it is used for, in nanoseconds.
+    past: u64,
 }
 
 /// Processes that were killed and are not reaped yet.
@@ -106,9 +110,53 @@ impl Process {
         }
         Ok(Err((done as usize, (result as i64).wrapping_neg() as i32)))
     }
-}
 
-impl Process {
+    /// Processor time that it spent on its guest, in nanoseconds.
+    pub(super) fn cpu_ns(&self) -> u64 {
+        sys::cpu_ns(self.pid).saturating_sub(self.past)
+    }
+
+    /// Its guest is gone: notes its processor time.
+    pub(super) fn note_cpu(&mut self) {
+        let spent = self.cpu_ns();
+        sys::note_cpu_ns(spent);
+        self.past += spent;
+    }
+
+    /// Unmaps all that its guest had, but for its one body in slot 0. vvar and the vDSO, which are
+    /// at `at`, go back to where a blank process has them.
+    ///
+    /// # Errors
+    /// When the process is not what it should be any more, or never was fit for another guest.
+    pub(super) fn empty(&self, vdso: Option<(&Vdso, u64)>) -> Result<(), Error> {
+        self.alive()?;
+        if !self.late.lock().is_empty() {
+            return Err(Error::StubGone);
+        }
+        let (body, parking) = (self.layout.block(0), self.layout.parking());
+        let (guests, guests_len) = self.layout.guests();
+        let mut keep: Vec<(u64, u64)> = vdso.iter().map(|(v, at)| (*at, at + v.len())).collect();
+        keep.extend([(USER_END, guests), (body, body + BLOCK_LEN)]);
+        let mut commands = Vec::new();
+        let mut from = 0;
+        for (start, end) in keep.into_iter().chain([(guests + guests_len, u64::MAX)]) {
+            if from < start {
+                let range = [from, start - from, 0, 0, 0, 0];
+                commands.push(Command::new(libc::SYS_munmap, range));
+            }
+            from = end;
+        }
+        let mut queue = Queue::at(vdso.map(|(_, at)| at));
+        if let Some((vdso, _)) = vdso {
+            queue.move_vdso(vdso, parking, vdso.start());
+        }
+        commands.extend(queue.take().0.iter().map(|op| op.command(0)));
+        match self.execute(&commands)? {
+            Ok(()) => Ok(()),
+            Err((_, errno)) => Err(Error::host("emptying a stub process", errno)),
+        }
+    }
+
     /// Ends it. What it had mapped can be used for something else afterwards; its death need not be
     /// waited for then, and is left to [`Processes::tidy`].
     pub(super) fn end(&mut self) {
@@ -179,6 +227,7 @@ impl Maker for Processes {
             layout: self.layout,
             graves: self.graves.clone(),
             late: Mutex::default(),
+            past: 0,
         };
         let scratch = [self.layout.scratch(), PAGE_SIZE, 0, 0, 0, 0];
         if let Err((_, errno)) = process.execute(&[Command::new(libc::SYS_munmap, scratch)])? {

@@ -1,4 +1,5 @@
-//! An address space: one stub process.
+//! An address space: one stub process, which is blank when the address space begins, and is used
+//! again when it ends.
 //!
 //! Lock order: `exec` -> the template's -> `mappings`; `exec` -> the executor's.
 
@@ -17,13 +18,15 @@ use super::spin::Spinner;
 use super::thread::Thread;
 use crate::arch::doorbell::BATCH_MAX;
 use crate::stub::queue::{Op, Queue};
-use crate::stub::sys::{self, Tid};
+use crate::stub::sys::Tid;
 use crate::{AddressSpace, Error, GuestThread, Prot, Registers, Source};
 
 /// See the module.
 pub(super) struct Space {
     shared: Arc<Shared>,
-    process: Process,
+    /// `None` only while it is dropped.
+    process: Option<Process>,
+    pid: Tid,
     /// Held by whoever has commands executed: they must stay in order. What must not be reused
     /// before the process is gone, after a command failed.
     exec: Mutex<Vec<Box<dyn Any + Send>>>,
@@ -60,7 +63,8 @@ impl Space {
         });
         Ok(Space {
             shared,
-            process,
+            pid: process.pid(),
+            process: Some(process),
             exec: Mutex::default(),
             mappings,
             is_patched: AtomicBool::new(false),
@@ -71,7 +75,11 @@ impl Space {
     }
 
     pub(super) fn pid(&self) -> Tid {
-        self.process.pid()
+        self.pid
+    }
+
+    fn process(&self) -> Result<&Process, Error> {
+        self.process.as_ref().ok_or(Error::StubGone)
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -80,12 +88,14 @@ impl Space {
 
     /// An error if the process was given up.
     pub(super) fn alive(&self) -> Result<(), Error> {
-        self.process.alive()
+        self.process()?.alive()
     }
 
     /// Ends the process: it is not what the Sentry believes.
     pub(super) fn give_up(&self) {
-        self.process.give_up();
+        if let Some(process) = &self.process {
+            process.give_up();
+        }
     }
 
     fn is_flushed(&self) -> bool {
@@ -110,7 +120,7 @@ impl Space {
     /// Has executed what is queued. Blocks until it is done.
     pub(super) fn flush(&self) -> Result<(), Error> {
         if self.is_flushed() {
-            return self.process.alive();
+            return self.alive();
         }
         let mut late = self.exec.lock();
         let garbage = self.flush_locked(&mut late);
@@ -121,7 +131,7 @@ impl Space {
     /// As [`Space::flush`]. Returns what is to be dropped once `exec` is not held any more: it may
     /// be anything.
     fn flush_locked(&self, late: &mut Vec<Box<dyn Any + Send>>) -> Result<Garbage, Error> {
-        self.process.alive()?;
+        self.alive()?;
         let (queued, (ops, keeps)) = {
             let mut mappings = self.mappings.lock();
             (self.queued.load(Ordering::Acquire), mappings.queue.take())
@@ -149,7 +159,7 @@ impl Space {
             };
             commands.push(op.command(fd));
         }
-        if let Err((index, errno)) = self.process.execute(&commands)? {
+        if let Err((index, errno)) = self.process()?.execute(&commands)? {
             let what = ops.get(index).map_or("a command", Op::name);
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::error!(stub = self.pid(), what, %error, command = ?commands.get(index),
@@ -205,7 +215,7 @@ impl Space {
     }
 
     fn thread(self: Arc<Self>) -> Result<Thread, Error> {
-        self.process.alive()?;
+        self.alive()?;
         let body = self.body()?;
         Thread::new(self, body)
     }
@@ -225,7 +235,7 @@ impl Space {
         };
         let shared = &self.shared;
         let spinner = Spinner::new(shared.spins.clone());
-        Body::new(&self.process, &shared.births, &shared.file, shared.layout, slot, spinner)
+        Body::new(self.process()?, &shared.births, &shared.file, shared.layout, slot, spinner)
     }
 
     /// Takes back the body of a guest thread that is gone. It stays until the process has ended:
@@ -238,17 +248,52 @@ impl Space {
     }
 }
 
+impl Space {
+    /// Brings the process to where a blank one is, if it only ever had one guest thread.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    fn blank(&mut self) -> Result<(Process, Body), Error> {
+        if self.bodies.get_mut().slots != 1 {
+            return Err(Error::StubGone);
+        }
+        let at = self.mappings.get_mut().queue.vdso_now();
+        let vdso = match (&self.shared.vdso, at) {
+            (Some(vdso), Some(at)) => Some((vdso, at)),
+            (None, _) => None,
+            (Some(_), None) => return Err(Error::StubGone),
+        };
+        self.process()?.empty(vdso)?;
+        let idle = &mut self.bodies.get_mut().idle;
+        idle.last_mut().ok_or(Error::StubGone)?.cleanse()?;
+        let body = idle.pop().ok_or(Error::StubGone)?;
+        let process = self.process.take().ok_or(Error::StubGone)?;
+        Ok((process, body))
+    }
+}
+
 impl Drop for Space {
     fn drop(&mut self) {
-        sys::note_cpu(self.pid());
-        self.process.end();
-        self.shared.nursery.wake();
+        if let Some(process) = &mut self.process {
+            process.note_cpu();
+        }
+        let nursery = &self.shared.clone().nursery;
+        match nursery.wants().then(|| self.blank()) {
+            Some(Ok(stub)) => nursery.give_back(stub),
+            not => {
+                if let Some(Err(error)) = not {
+                    tracing::debug!(stub = self.pid, %error, "not used again");
+                }
+                self.process = None;
+                nursery.wake();
+            }
+        }
     }
 }
 
 impl AddressSpace for Space {
     fn cpu_ns(&self) -> u64 {
-        sys::cpu_ns(self.pid())
+        self.process.as_ref().map_or(0, Process::cpu_ns)
     }
 
     fn map(&self, addr: u64, len: u64, prot: Prot, source: Source, populate: bool) {

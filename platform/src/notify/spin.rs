@@ -20,7 +20,7 @@ use crate::stub::sys::Tid;
 
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
 const WINDOW: Duration = Duration::from_micros(20);
-/// Requests in a row that earn it: at first, at least, at most.
+/// Quick requests that earn it: at first, at least, at most.
 const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
 /// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
 /// the gofer is its end.
@@ -40,7 +40,7 @@ const WORTH: u32 = 64;
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
     /// What this sandbox may use.
-    cpus: Vec<usize>,
+    cpus: &'static [usize],
     window: u64,
     /// How often a guest thread looks in a window.
     patience: u32,
@@ -81,7 +81,7 @@ impl Spins {
         let (cycles, time) = (now() - start_cycles, start.elapsed());
         let in_cycles =
             |d: Duration| (u128::from(cycles) * d.as_nanos() / time.as_nanos().max(1)) as u64;
-        let cpus = affinity::own();
+        let cpus = affinity::allowed();
         // Each takes two CPUs.
         let looking = (0..cpus.len() / 2).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Spins {
@@ -164,7 +164,7 @@ pub(super) struct Spinner {
     place: Option<usize>,
     /// The guest thread, while the pair looks.
     bound: Tid,
-    /// Quick requests in a row, while the pair does not look.
+    /// Quick requests, less what slow ones outweigh, while the pair does not look.
     streak: u32,
     /// Requests since it looks.
     hits: u32,
@@ -263,7 +263,7 @@ impl Spinner {
             return;
         }
         let here = affinity::here();
-        let cpus = &self.spins.cpus;
+        let cpus = self.spins.cpus;
         let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
         if let Some(there) = cpus.get((place + 1) % cpus.len().max(1)) {
             affinity::set(guest, [*there]);
@@ -299,7 +299,7 @@ impl Spinner {
     pub(super) fn stop(&mut self) {
         let Some(place) = self.place.take() else { return };
         self.spins.seen(place, 0);
-        affinity::set(self.bound, self.spins.cpus.iter().copied());
+        affinity::run_anywhere(self.bound);
         if std::mem::take(&mut self.crowded) {
             // It was not to blame.
             self.streak = self.price / 2;

@@ -38,6 +38,8 @@ pub(super) struct Thread {
     patched: bool,
     /// Whether it is to be able to read the time-stamp counter.
     tsc: bool,
+    /// No guest code has run yet.
+    is_new: bool,
 }
 
 impl Thread {
@@ -53,6 +55,7 @@ impl Thread {
             regs: Registers::default(),
             patched: false,
             tsc: true,
+            is_new: true,
         })
     }
 
@@ -115,7 +118,7 @@ impl Thread {
         self.patched = false;
         sanitize(regs);
         self.regs = *regs;
-        let xstate = self.xstate;
+        let (xstate, is_new) = (self.xstate, self.is_new);
         let mut load = Registers { rip: self.space.enter(regs.rip), ..*regs };
         if load.rip != regs.rip {
             // The patch may be another thread's of just now, and not be there yet.
@@ -130,13 +133,15 @@ impl Thread {
             Xstate::Live => body.reply(code::ACTION_LOAD),
             Xstate::Saved(offset) => {
                 body.block().load_xstate(offset)?;
-                body.reply(code::ACTION_LOAD_ALL)
+                let first = if is_new { code::ACTION_LOAD_FIRST } else { code::ACTION_LOAD_ALL };
+                body.reply(first)
             }
         }
     }
 
     /// A request that stands in the block. `None` if the guest was sent on.
     fn request(&mut self, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+        self.is_new = false;
         let kind: u32 = self.body()?.block().get(std::mem::offset_of!(Control, kind))?;
         match kind {
             code::KIND_PATCHED => self.patched_call(regs).map(Some),
@@ -218,6 +223,7 @@ impl Thread {
         let frame = self.body()?.block().frame(frame)?;
         match self.zone(frame.context.rip) {
             None => {
+                self.is_new = false;
                 self.leave_frame(&frame, regs)?;
                 if let Some((rip, _)) = self.space.leave(regs.rip)? {
                     regs.rip = rip;

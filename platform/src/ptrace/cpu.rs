@@ -60,7 +60,7 @@ impl Cpus {
     /// All CPUs that the caller may use.
     pub(super) fn new() -> Arc<Cpus> {
         Arc::new_cyclic(|this| Cpus {
-            cpus: affinity::own(),
+            cpus: affinity::allowed().to_vec(),
             slots: Mutex::new(Vec::new()),
             asleep: AtomicBool::new(false),
             wake_up: Condvar::new(),

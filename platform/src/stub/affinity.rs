@@ -1,6 +1,11 @@
 //! Which CPUs a thread may run on. Failures only cost time.
 
+use std::sync::OnceLock;
+
 use super::sys::Tid;
+
+/// See [`allowed`].
+static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
 
 /// Restricts a thread (0: the caller) to some CPUs.
 pub(crate) fn set(tid: Tid, cpus: impl IntoIterator<Item = usize>) {
@@ -15,8 +20,14 @@ pub(crate) fn set(tid: Tid, cpus: impl IntoIterator<Item = usize>) {
     }
 }
 
+/// The CPUs that this process may use: those of the thread that asks first, which must be before any
+/// thread was restricted.
+pub(crate) fn allowed() -> &'static [usize] {
+    ALLOWED.get_or_init(own)
+}
+
 /// The CPUs that the caller may use.
-pub(crate) fn own() -> Vec<usize> {
+fn own() -> Vec<usize> {
     // SAFETY: all-zero is an empty set; the call fills it.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -38,7 +49,7 @@ pub(crate) fn bring_here(tid: Tid) {
     set(tid, [here()]);
 }
 
-/// Lets a thread (0: the caller) use all CPUs that the host allows.
+/// Lets a thread (0: the caller) use all CPUs that this process may use.
 pub(crate) fn run_anywhere(tid: Tid) {
-    set(tid, 0..libc::CPU_SETSIZE as usize);
+    set(tid, allowed().iter().copied());
 }

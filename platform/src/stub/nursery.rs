@@ -1,6 +1,7 @@
-//! Blank stub processes, made ahead so that fork and exec do not wait for the host's fork.
+//! Blank stub processes, made ahead so that fork and exec do not wait for the host's fork, or used
+//! before.
 //!
-//! A thread keeps a few of them ready; it sleeps while none was taken, and ends with the nursery.
+//! A thread keeps a few of them ready; it sleeps while there are some, and ends with the nursery.
 //!
 //! Lock order: the maker's, or `Pool::ready`, never both.
 
@@ -14,6 +15,8 @@ use crate::Error;
 
 /// How many are kept ready: a fork and an exec in a row.
 const READY: usize = 2;
+/// How many that come back are kept: a pipeline of a few programs.
+const KEPT: usize = 6;
 /// How often it looks whether stubs that were dropped are dead.
 const DYING: Duration = Duration::from_millis(5);
 
@@ -68,14 +71,30 @@ impl<M: Maker> Nursery<M> {
                 ready.started = true;
                 ready.thread = self.start();
             }
-            self.pool.changed.notify_one();
             let stub = ready.stubs.pop();
+            if ready.stubs.is_empty() {
+                self.pool.changed.notify_one();
+            }
             drop(ready);
             match stub.map(M::check) {
                 None => return self.pool.make(),
                 Some(Some(stub)) => return Ok(stub),
                 Some(None) => {}
             }
+        }
+    }
+
+    /// Whether a stub that is blank again is welcome.
+    pub(crate) fn wants(&self) -> bool {
+        let ready = self.pool.ready.lock();
+        !ready.closed && ready.stubs.len() < KEPT
+    }
+
+    /// Takes a blank stub back.
+    pub(crate) fn give_back(&self, stub: M::Stub) {
+        let mut ready = self.pool.ready.lock();
+        if !ready.closed {
+            ready.stubs.push(stub);
         }
     }
 

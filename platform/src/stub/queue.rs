@@ -84,12 +84,12 @@ pub(crate) struct Queue {
 impl Queue {
     /// The queue of a blank address space.
     pub(crate) fn new(vdso: Option<&Vdso>) -> Queue {
-        Queue {
-            ops: Vec::new(),
-            keeps: Vec::new(),
-            mapped: RangeSet::default(),
-            vdso_at: vdso.map(Vdso::start),
-        }
+        Queue::at(vdso.map(Vdso::start))
+    }
+
+    /// The queue of an address space where nothing is mapped, but vvar at this address.
+    pub(crate) fn at(vdso_at: Option<u64>) -> Queue {
+        Queue { ops: Vec::new(), keeps: Vec::new(), mapped: RangeSet::default(), vdso_at }
     }
 
     /// Takes everything queued, and what to drop when it holds.
@@ -179,6 +179,12 @@ impl Queue {
             let offset = start - vdso.start();
             self.ops.push(Op::Move { from: from + offset, len, to: to + offset });
         }
+    }
+
+    /// Where vvar starts in the stub. `None` without a vDSO, or if it is about to be moved.
+    pub(crate) fn vdso_now(&self) -> Option<u64> {
+        let moves = self.ops.iter().any(|op| matches!(op, Op::Move { .. }));
+        self.vdso_at.filter(|_| !moves)
     }
 
     pub(crate) fn unmap_vdso(&mut self, vdso: &Vdso) {

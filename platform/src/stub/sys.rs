@@ -72,10 +72,15 @@ pub(crate) fn cpu_ns(pid: Tid) -> u64 {
 
 /// Notes the time of a process that is about to be ended.
 pub(crate) fn note_cpu(pid: Tid) {
-    PAST_CPU.fetch_add(cpu_ns(pid), Ordering::Relaxed);
+    note_cpu_ns(cpu_ns(pid));
 }
 
-/// What [`note_cpu`] has seen so far.
+/// Notes the time of a process whose guest is gone, in nanoseconds.
+pub(crate) fn note_cpu_ns(spent: u64) {
+    PAST_CPU.fetch_add(spent, Ordering::Relaxed);
+}
+
+/// What was noted so far.
 pub(crate) fn past_cpu_ns() -> u64 {
     PAST_CPU.load(Ordering::Relaxed)
 }

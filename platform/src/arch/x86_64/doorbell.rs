@@ -63,6 +63,8 @@ pub(crate) const ACTION_EXIT: u32 = 5;
 /// `Control::action`: `PR_SET_TSC` with `Control::argument`, which goes to the listener as a doorbell
 /// does, and ask again.
 pub(crate) const ACTION_TSC: u32 = 6;
+/// `Control::action`: as [`ACTION_LOAD_ALL`], for a guest that is new in this thread.
+pub(crate) const ACTION_LOAD_FIRST: u32 = 7;
 
 /// `Control::kind`: a patched call site was executed.
 pub(crate) const KIND_PATCHED: u32 = 1;
@@ -596,6 +598,8 @@ global_asm!(
     "    je 64f",
     "    cmp eax, {ACTION_TSC}",
     "    je 65f",
+    "    cmp eax, {ACTION_LOAD_FIRST}",
+    "    je 67f",
     // Save.
     "    mov eax, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK}]",
     "    mov edx, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK} + 4]",
@@ -607,7 +611,12 @@ global_asm!(
     "    mov eax, {prctl}",
     "    syscall",
     "    jmp 50b",
-    // Load.
+    // Load. No register holds a segment, so the last guest's are here still.
+    "67: xor eax, eax",
+    "    mov ds, eax",
+    "    mov es, eax",
+    "    mov fs, eax",
+    "    mov gs, eax",
     "61: mov eax, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK}]",
     "    mov edx, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK} + 4]",
     "    mov rcx, [r15 + {XSTATE}]",
@@ -803,6 +812,7 @@ global_asm!(
     ARGUMENT = const offset_of!(Control, argument),
     prctl = const libc::SYS_prctl,
     pr_set_tsc = const libc::PR_SET_TSC,
+    ACTION_LOAD_FIRST = const ACTION_LOAD_FIRST,
     CTX = const offset_of!(Frame, context),
 );
 

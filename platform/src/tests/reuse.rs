@@ -1,0 +1,152 @@
+//! Stub processes of the `notify` platform that are used for one guest after the other.
+
+use std::mem::offset_of;
+
+use super::*;
+use crate::arch::doorbell::{self, Control};
+
+guest_code!(
+    leave_traces,
+    "mov eax, 0x2b",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov fs, eax",
+    "mov gs, eax",
+    "movq xmm0, rax",
+    "mov eax, 39",
+    "syscall",
+);
+
+guest_code!(
+    look_for_traces,
+    "mov ebx, ds",
+    "mov ebp, es",
+    "mov r12d, fs",
+    "mov r13d, gs",
+    "movq r14, xmm0",
+    "mov eax, 39",
+    "syscall",
+);
+
+// rbx, rcx: `state` and `kind` in the block; rdx: the doorbell's `syscall`, r15: what the stub is to
+// take for the block.
+guest_code!(
+    ring_with_a_false_block,
+    "mov dword ptr [rbx], 2",
+    "mov dword ptr [rcx], 1",
+    "xor edi, edi",
+    "xor esi, esi",
+    "mov eax, 0x2b0a7d01",
+    "jmp rdx",
+);
+
+guest_code!(trap, "ud2");
+
+fn maps(pid: sys::Tid) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default()
+}
+
+/// The stub process that has the tests' code.
+fn owner(world: &World) -> sys::Tid {
+    let code = format!("{CODE:08x}-");
+    let mut owners = children(world);
+    owners.retain(|&pid| maps(pid).lines().any(|line| line.starts_with(&code)));
+    assert_eq!(owners.len(), 1);
+    owners[0]
+}
+
+fn notify() -> World {
+    KIND.set(Kind::Notify);
+    World::new()
+}
+
+#[test]
+fn nothing_of_the_last_guest_is_left() {
+    let world = notify();
+    let first = world.space(leave_traces());
+    let data = world.frames(&[1]);
+    first.space.map(DATA, data.len(), Prot::READ_WRITE, at(&data), false);
+    first.space.move_vdso(0x20_0000_0000);
+    let mut guest = first.thread();
+    assert_eq!(guest.syscall(), 39);
+    let used = owner(&world);
+    drop((guest, first));
+
+    let second = world.space(look_for_traces());
+    let mut guest = second.thread();
+    assert_eq!(guest.syscall(), 39);
+    assert_eq!(owner(&world), used, "it is not used again");
+    let Registers { rbx, rbp, r12, r13, r14, .. } = guest.regs;
+    assert_eq!([rbx, rbp, r12, r13, r14], [0; 5]);
+    let mapped: Vec<_> = maps(used)
+        .lines()
+        .map(|line| u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap())
+        .filter(|&start| start < world.platform.user_range().1)
+        .collect();
+    let vdso = world.platform.vdso().map(|image| image.vvar_base);
+    for &start in &mapped {
+        let of_the_vdso = vdso.is_some_and(|at| (at..at + (1 << 20)).contains(&start));
+        assert!(start == CODE || start == STACK || of_the_vdso, "{start:#x}");
+    }
+    assert_eq!(mapped.iter().any(|&start| Some(start) == vdso), vdso.is_some());
+}
+
+/// A guest that is about to end waits at its doorbell with registers that would lead whoever comes
+/// after it astray.
+#[test]
+fn the_next_guest_does_not_inherit_a_trap() {
+    let world = notify();
+    let ring =
+        [&[0x31, 0xff, 0x31, 0xf6, 0xb8], &doorbell::DOORBELL.to_le_bytes()[..], &[0x0f, 0x05]]
+            .concat();
+    let code = doorbell::code();
+    let at_ring = code.windows(ring.len()).position(|w| w == ring).unwrap() + ring.len() - 2;
+
+    let first = world.space(ring_with_a_false_block());
+    let mut guest = first.thread();
+    let base = world.platform.user_range().1;
+    let block = crate::notify::first_block();
+    guest.regs.rbx = block + offset_of!(Control, state) as u64;
+    guest.regs.rcx = block + offset_of!(Control, kind) as u64;
+    guest.regs.rdx = base + at_ring as u64;
+    guest.regs.r15 = DATA;
+    assert_eq!(guest.run(), Trap::Syscall);
+    let used = owner(&world);
+    drop((guest, first));
+
+    let second = world.space(getpid_loop());
+    let trap = world.frames(trap());
+    second.space.map(DATA + PAGE_SIZE, trap.len(), RX, at(&trap), false);
+    let false_block = world.frames(&[0]);
+    write(&false_block, offset_of!(Control, action), &doorbell::ACTION_LOAD.to_le_bytes());
+    let regs = Registers { rip: DATA + PAGE_SIZE, ..start() };
+    write(&false_block, 0, zerocopy::IntoBytes::as_bytes(&regs));
+    second.space.map(DATA, false_block.len(), Prot::READ_WRITE, at(&false_block), false);
+    let mut guest = second.thread();
+    assert_eq!(guest.syscall(), 39);
+    assert_eq!(owner(&world), used, "it is not used again");
+}
+
+/// Who had several threads, or has no vDSO any more, is not fit for another guest.
+#[test]
+fn only_what_can_be_blank_is_used_again() {
+    let world = notify();
+    let spoil: [fn(&Space); 2] = [
+        |space| {
+            let mut other = space.thread();
+            assert_eq!(other.syscall(), 39);
+        },
+        |space| space.space.unmap_vdso(),
+    ];
+    for spoil in spoil {
+        let first = world.space(getpid_loop());
+        let mut guest = first.thread();
+        assert_eq!(guest.syscall(), 39);
+        let used = owner(&world);
+        spoil(&first);
+        drop((guest, first));
+        let second = world.space(getpid_loop());
+        assert_eq!(second.thread().syscall(), 39);
+        assert_ne!(owner(&world), used);
+    }
+}
