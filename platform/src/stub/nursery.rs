@@ -51,15 +51,17 @@ struct Pool<M: Maker> {
 
 struct Ready<S> {
     stubs: Vec<S>,
-    started: bool,
+    /// How many were taken, up to 2.
+    taken: u8,
     thread: Option<JoinHandle<()>>,
     closed: bool,
 }
 
 impl<M: Maker> Nursery<M> {
-    /// One with `stubs` in it. Its thread is started by the first [`Nursery::take`].
+    /// One with `stubs` in it. Its thread is started by the second [`Nursery::take`]: many sandboxes
+    /// run one program in one process.
     pub(crate) fn new(maker: M, stubs: Vec<M::Stub>) -> Nursery<M> {
-        let ready = Mutex::new(Ready { stubs, started: false, thread: None, closed: false });
+        let ready = Mutex::new(Ready { stubs, taken: 0, thread: None, closed: false });
         Nursery { pool: Arc::new(Pool { maker, ready, changed: Condvar::new() }) }
     }
 
@@ -67,9 +69,11 @@ impl<M: Maker> Nursery<M> {
     pub(crate) fn take(&self) -> Result<M::Stub, Error> {
         loop {
             let mut ready = self.pool.ready.lock();
-            if !ready.started {
-                ready.started = true;
-                ready.thread = self.start();
+            if ready.taken < 2 {
+                ready.taken += 1;
+                if ready.taken == 2 {
+                    ready.thread = self.start();
+                }
             }
             let stub = ready.stubs.pop();
             if ready.stubs.is_empty() {

@@ -16,7 +16,7 @@ use crate::kernel::task::TaskParts;
 use crate::kernel::thread_group::{RLIM_NLIMITS, Rlimit};
 use crate::kernel::{Caps, Credentials, FdTable, FsContext, Kernel, Task, ThreadGroup};
 use crate::loader::{self, Identity, LoadError, Loaded, Personality, Strings};
-use crate::mm::{MemoryManager, MmContext, MmLimits};
+use crate::mm::{MmContext, MmLimits};
 use crate::vfs::namei::{LookupFlags, lookup};
 use crate::vfs::{FileDescription, MountNamespace, Path, open};
 
@@ -85,11 +85,9 @@ pub(super) fn start(
         memory: kernel.memory.clone(),
         relief: crate::kernel::oom::relief(kernel),
     });
-    let empty = MemoryManager::new(&context, &limits, false, false)
-        .map_err(|errno| no_memory("no address space", errno))?;
     let parts =
         |mm, comm| TaskParts { cred: cred.clone(), mm, files: files.clone(), fs: fs.clone(), comm };
-    let swapper = swapper(kernel, parts(empty, [0; 16]), rlimits);
+    let swapper = swapper(kernel, parts(None, [0; 16]), rlimits);
 
     let cwd = find_cwd(&swapper, &spec.cwd)?;
     fs.set_cwd(cwd);
@@ -97,7 +95,7 @@ pub(super) fn start(
     let mut name = [0; 16];
     let len = comm.len().min(15);
     name[..len].copy_from_slice(&comm[..len]);
-    let parts = parts(loaded.mm, name);
+    let parts = parts(Some(loaded.mm), name);
     let filter = spec.seccomp.as_ref().map(filter).transpose()?;
     let before = |task: &Arc<Task>| {
         // The program is some program, not an init that is written for being one: Ctrl-C, abort()

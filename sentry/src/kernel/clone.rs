@@ -200,13 +200,16 @@ pub struct InitParts {
 
 /// Makes the init process, number 1, in a session and a process group of its own, and starts it.
 /// With `before`, the caller can give the new session its terminal before the guest runs.
+///
+/// # Errors
+/// `EINVAL` without memory; `EAGAIN` or `ENOMEM` if there is no thread for it.
 pub fn start_init(
     kernel: &Arc<Kernel>,
     init: InitParts,
     before: impl FnOnce(&Arc<Task>),
 ) -> Result<Arc<Task>, Errno> {
     let InitParts { parts, rlimits, regs } = init;
-    let (mm, files) = (parts.mm.clone(), parts.files.clone());
+    let (mm, files) = (parts.mm.clone().ok_or(Errno::EINVAL)?, parts.files.clone());
     let task = kernel.tasks.insert(None, |tid| {
         let pgrp = ProcessGroup::new(tid, Session::new(tid));
         let group = ThreadGroup::new(tid, rlimits, Sighand::new(), pgrp);
@@ -292,7 +295,8 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
         if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork() };
     let fs = if flags.contains(CloneFlags::FS) { cur.fs() } else { cur.fs().fork() };
     let xstate = cur.xstate().map_err(|_| Errno::EAGAIN)?;
-    let parts = TaskParts { cred, mm: mm.clone(), files: files.clone(), fs, comm: cur.task.comm() };
+    let (own, comm) = (Some(mm.clone()), cur.task.comm());
+    let parts = TaskParts { cred, mm: own, files: files.clone(), fs, comm };
     let task = link(cur, args, parts)?;
     // Fresh, so nothing is there yet.
     let _ = task.memory.set(memory);

@@ -86,8 +86,8 @@ pub struct Task {
 pub struct TaskParts {
     /// Credentials.
     pub cred: Arc<Credentials>,
-    /// Memory.
-    pub mm: Arc<MemoryManager>,
+    /// Memory. A task without any never runs guest code.
+    pub mm: Option<Arc<MemoryManager>>,
     /// Descriptors.
     pub files: Arc<FdTable>,
     /// Root, directory, umask.
@@ -110,7 +110,7 @@ impl Task {
             tid: AtomicI32::new(tid),
             group,
             cred: RwLock::new(parts.cred),
-            mm: RwLock::new(Some(parts.mm)),
+            mm: RwLock::new(parts.mm),
             files: RwLock::new(Some(parts.files)),
             fs: RwLock::new(parts.fs),
             comm: Mutex::new(parts.comm),

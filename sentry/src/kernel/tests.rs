@@ -63,7 +63,7 @@ fn run(script: Script) -> u32 {
     assert_eq!(mm.mmap(&request, &MmLimits::UNLIMITED), Ok(DATA));
     let parts = TaskParts {
         cred: Arc::new(Credentials::new(0, 0, &[], Caps::all())),
-        mm,
+        mm: Some(mm),
         files: FdTable::new(),
         fs: FsContext::new(mounts, root.clone(), root),
         comm: [0; 16],
