@@ -140,6 +140,20 @@ impl Builder {
         self
     }
 
+    /// Gives the program a capability of the sandbox, or `ALL`: [`Capabilities`].
+    ///
+    /// [`Capabilities`]: crate::Capabilities
+    pub fn cap_add(mut self, name: impl Into<String>) -> Builder {
+        self.sandbox.capabilities.add.push(name.into());
+        self
+    }
+
+    /// Takes one away for good, or `ALL`.
+    pub fn cap_drop(mut self, name: impl Into<String>) -> Builder {
+        self.sandbox.capabilities.drop.push(name.into());
+        self
+    }
+
     /// The host name inside.
     pub fn hostname(mut self, name: impl Into<OsString>) -> Builder {
         self.sandbox.hostname = Some(name.into());

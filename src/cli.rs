@@ -182,6 +182,7 @@ impl RunArgs {
             let problem = "no program given; usage: rsentry run [OPTIONS] [--] CMD [ARG...]";
             return Err(Error::Usage(problem.into()));
         }
+        self.settings.check_capabilities()?;
         let settings = match &self.policy {
             None => self.settings,
             Some(path) => self.settings.over(Settings::from_file(path)?),

@@ -11,6 +11,7 @@
 
 mod audit;
 mod builder;
+mod capabilities;
 mod cgroup;
 mod environment;
 mod error;
@@ -33,6 +34,7 @@ pub mod seccomp;
 
 pub use audit::{Audit, OnAlert, SinkChoice};
 pub use builder::{Builder, Input, Output};
+pub use capabilities::Capabilities;
 pub use cgroup::{Cgroup, CgroupReport};
 pub use error::Error;
 pub use helper::init;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::unistd;
 use sentry::boot::spec::{self, BootSpec};
+use sentry::kernel::Caps;
 
 use crate::audit::Auditor;
 use crate::cgroup::Cgroup;
@@ -92,8 +93,12 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     let argv: Vec<Vec<u8>> =
         sandbox.command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
     check_strings(argv.iter().chain(&env))?;
+    let capabilities = sandbox.capabilities.of_user(uid)?;
     let seccomp = match &sandbox.seccomp {
-        Some(path) => Some(seccomp::load(path, &Guest::with_uid(uid))?),
+        Some(path) => {
+            let caps = Caps::from_bits_truncate(capabilities.effective);
+            Some(seccomp::load(path, &Guest { caps })?)
+        }
         None => None,
     };
     let spec = BootSpec {
@@ -103,6 +108,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         uid,
         gid,
         groups,
+        capabilities,
         hostname: hostname(sandbox.hostname.as_deref())?,
         mounts: files.mounts.clone(),
         rlimits: Vec::new(),
@@ -120,6 +126,9 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     if let Some(unknown) = seccomp.map(|compiled| compiled.unknown).filter(|u| !u.is_empty()) {
         let names = unknown.join(", ");
         tracing::warn!("--seccomp: unknown system calls are skipped: {names}");
+    }
+    for (option, name) in sandbox.capabilities.unknown() {
+        tracing::warn!("{option}: no capability is called {name:?}: skipped");
     }
     let cgroup_limits = if sandbox.profile.is_some() { limits } else { sandbox.limits };
     let cgroup = sandbox.cgroup.clone();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
 use crate::builder::Builder;
+use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -34,6 +35,8 @@ pub struct Sandbox {
     pub workdir: Option<PathBuf>,
     /// The user inside; the caller's if not given.
     pub user: Option<User>,
+    /// What the first program may do that not every one may.
+    pub capabilities: Capabilities,
     /// The host name inside.
     pub hostname: Option<OsString>,
     /// A seccomp profile: what docker and OCI runtimes take.

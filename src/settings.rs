@@ -13,6 +13,7 @@ use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
 use serde::Deserialize;
 
 use crate::audit::{self, Audit, OnAlert, SinkChoice};
+use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::limits::{self, Limits};
@@ -84,6 +85,15 @@ pub(crate) struct Settings {
     /// User and group inside, by number [default: the caller's]
     #[arg(long, short = 'u', value_name = "UID[:GID]")]
     user: Option<Text>,
+    /// Give the program a capability of the sandbox: NET_RAW, ALL [default: all for user 0, else none]
+    #[arg(long, value_name = "CAP")]
+    cap_add: Vec<Text>,
+    /// Take a capability away for good: SYS_ADMIN, ALL
+    #[arg(long, value_name = "CAP")]
+    cap_drop: Vec<Text>,
+    /// Let programs that it starts keep a capability, whoever they run as
+    #[arg(long, value_name = "CAP")]
+    cap_ambient: Vec<Text>,
     /// Host name inside [default: rsentry]
     #[arg(long, value_name = "NAME")]
     hostname: Option<Text>,
@@ -205,6 +215,9 @@ impl Settings {
             env: both(base.env, self.env),
             workdir: self.workdir.or(base.workdir),
             user: self.user.or(base.user),
+            cap_add: both(base.cap_add, self.cap_add),
+            cap_drop: both(base.cap_drop, self.cap_drop),
+            cap_ambient: both(base.cap_ambient, self.cap_ambient),
             hostname: self.hostname.or(base.hostname),
             seccomp: self.seccomp.or(base.seccomp),
             memory: self.memory.or(base.memory),
@@ -254,6 +267,7 @@ impl Settings {
             env: self.env.iter().map(|value| variable(&value.0)).collect::<Result<_, _>>()?,
             workdir: self.workdir.as_ref().map(|path| PathBuf::from(&path.0)),
             user: self.user.as_ref().map(|value| user(&value.0)).transpose()?,
+            capabilities: self.capabilities()?,
             hostname: self.hostname.as_ref().map(|name| name.0.clone()),
             seccomp: self.seccomp.as_ref().map(|path| PathBuf::from(&path.0)),
             limits: self.limits()?,
@@ -274,6 +288,29 @@ impl Settings {
             },
             audit: self.audit()?,
         })
+    }
+
+    /// Names of capabilities may be newer than rsentry in a file; on the command line they are slips.
+    pub(crate) fn check_capabilities(&self) -> Result<(), Error> {
+        match self.capabilities()?.unknown().into_iter().next() {
+            None => Ok(()),
+            Some((option, name)) => {
+                Err(Error::option(option, format!("no capability is called {name:?}")))
+            }
+        }
+    }
+
+    fn capabilities(&self) -> Result<Capabilities, Error> {
+        let names = |all: &[Text]| -> Vec<String> {
+            all.iter().map(|name| name.0.to_string_lossy().into_owned()).collect()
+        };
+        let capabilities = Capabilities {
+            add: names(&self.cap_add),
+            drop: names(&self.cap_drop),
+            ambient: names(&self.cap_ambient),
+        };
+        capabilities.check()?;
+        Ok(capabilities)
     }
 
     fn audit(&self) -> Result<Audit, Error> {
@@ -493,6 +530,8 @@ mod tests {
             ("[limits]\npids = 1\n", "line 1", "limits"),
             ("policy = 'other.toml'\n", "line 1", "policy"),
             ("user = 'root'\n", "user", "root"),
+            ("cap-add = ['KILL']\ncap-drop = ['kill']\n", "cap-drop", "CAP_KILL"),
+            ("cap-ambient = ['KILL']\ncap-drop = ['ALL']\n", "cap-ambient", "CAP_KILL"),
             ("= 3", "line 1", ""),
         ] {
             let error = policy(content).unwrap_err().one_line();

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::finding::Severity::{self, High, Info, Low, Medium};
 use super::finding::{Report, quoted};
 use super::node::{Malformed, Node};
+use super::oci::CAPABILITIES;
 use super::paths::{normalized, sensitivity, within};
 use super::secrets;
 
@@ -44,7 +45,10 @@ pub(super) fn check(value: &Value) -> Result<Report, Malformed> {
             );
         }
     }
+    capabilities(&root, is_root, &mut report)?;
+    seccomp(&root, &mut report)?;
     limits(&root, strict, &mut report)?;
+    cgroup(&root, &mut report)?;
     audit(&root, &mut report)?;
     Ok(report.sorted())
 }
@@ -104,6 +108,92 @@ fn files(root: &Node<'_>, strict: bool, report: &mut Report) -> Result<(), Malfo
             let why = format!("the host's {shown} {how}: {}", found.what);
             report.add("mount-host-path", severity, at.at(), why, fix);
         }
+    }
+    Ok(())
+}
+
+/// What they are worth in the sandbox's own kernel: they reach more of the Sentry, and nothing of the
+/// host.
+fn capabilities(root: &Node<'_>, is_root: bool, report: &mut Report) -> Result<(), Malformed> {
+    let mut dropped_all = false;
+    for option in ["cap-add", "cap-drop", "cap-ambient"] {
+        for (name, at) in root.get(option)?.texts()? {
+            let upper = name.to_ascii_uppercase();
+            let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+            let known = CAPABILITIES.iter().find(|entry| entry.0 == short);
+            match (option, known) {
+                ("cap-drop", _) if short == "ALL" => dropped_all = true,
+                (_, None) if short != "ALL" => {
+                    let why = format!("{} is no capability that is known", quoted(name));
+                    report.add("cap-unknown", Low, at.at(), why, "correct the name, or remove it");
+                }
+                ("cap-add", None) => {
+                    let why = "the program has all capabilities inside";
+                    report.add("capability", Low, at.at(), why, "name those that it needs");
+                }
+                ("cap-add", Some((name, severity, allows))) => {
+                    let severity = if *severity >= High { Low } else { Info };
+                    let why = format!("CAP_{name}, of the sandbox's own things: {allows}");
+                    report.add("capability", severity, at.at(), why, "do not add it");
+                }
+                ("cap-ambient", _) => {
+                    let why = "ambient capabilities stay when any program is executed as any user";
+                    report.add("cap-ambient", Info, at.at(), why, "do not make it ambient");
+                }
+                _ => {}
+            }
+        }
+    }
+    if is_root && !dropped_all {
+        let node = root.get("cap-drop")?;
+        let why = "the program is root inside and keeps all capabilities that are not dropped";
+        report.add("cap-default", Info, node.at(), why, "drop ALL, and add those that it needs");
+    }
+    Ok(())
+}
+
+/// The file itself is judged when it is used: it has to be there and in order for the sandbox to start.
+fn seccomp(root: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
+    let node = root.get("seccomp")?;
+    let path = node.text_or_empty()?;
+    if !node.exists() {
+        let why = "the program may make all system calls that the Sentry has";
+        let fix = "name a profile: docker's default one will do for most";
+        report.add("seccomp-missing", Info, node.at(), why, fix);
+    } else if !path.starts_with('/') {
+        let why = format!("{} depends on where rsentry is started", quoted(path));
+        report.add("seccomp-relative-path", Low, node.at(), why, "use an absolute path");
+    }
+    for (bind, _) in root.get("rw")?.texts()? {
+        let source = source(bind);
+        if path.starts_with('/') && source.starts_with('/') && within(path, source) {
+            let why = format!("the program can write to {} by {}", quoted(path), quoted(bind));
+            report.add("seccomp-writable", High, node.at(), why, "put it somewhere else");
+        }
+    }
+    Ok(())
+}
+
+/// The second line of limits: around the Sentry, the gofer and the stubs.
+fn cgroup(root: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
+    let place = root.get("cgroup")?;
+    let path = place.text_or_empty()?;
+    let mut others = false;
+    for name in ["cpuset", "cpu-weight", "io-weight", "io-max"] {
+        others |= root.get(name)?.exists();
+    }
+    if path == "none" {
+        let why = "the host's control group is switched off: if the Sentry is taken over, it keeps no limits";
+        report.add("cgroup-missing", Low, place.at(), why, "use auto, or a path");
+    } else if !place.exists() && !others {
+        let why = "no control group: if the Sentry is taken over, it keeps no limits";
+        report.add("cgroup-missing", Info, place.at(), why, "set it to auto");
+    }
+    let writable = !root.get("rw")?.texts()?.is_empty();
+    let limits = root.get("io-max")?;
+    if writable && !limits.exists() {
+        let why = "what it reads and writes by rw is not limited";
+        report.add("limit-io", Info, limits.at(), why, "limit the device that rw is on");
     }
     Ok(())
 }

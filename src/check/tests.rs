@@ -39,7 +39,8 @@ fn policy(text: &str) -> String {
 
 #[test]
 fn golden_policies() {
-    let strict = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n";
+    let strict = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n\
+                  seccomp = '/etc/rsentry/seccomp.json'\ncgroup = 'auto'\n";
     assert_eq!(policy(strict), "");
     let loose = "profile = 'permissive'\nroot = '/'\nrw = ['/home:/h', 'work', '/srv/log']\n\
                  ro = ['/var/run/docker.sock', '/srv']\nuser = '0:0'\nenv = ['API_TOKEN', 'A=b']\n\
@@ -49,10 +50,26 @@ fn golden_policies() {
                     medium profile-permissive /profile\nlow mount-relative-path /rw/1\n\
                     low mount-host-path /rw/2\nlow root-user /user\nlow env-secret /env/0\n\
                     low limit-pids /pids\nlow limit-cpu /cpus\nlow limit-output /output-limit\n\
-                    info mount-host-path /ro/1\ninfo limit-wall /wall\ninfo audit-optional /audit\n";
+                    info mount-host-path /ro/1\ninfo cap-default /cap-drop\n\
+                    info seccomp-missing /seccomp\ninfo limit-wall /wall\n\
+                    info cgroup-missing /cgroup\ninfo limit-io /io-max\ninfo audit-optional /audit\n";
     assert_eq!(policy(loose), expected);
+    let rights = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n\
+                  cap-add = ['SYS_ADMIN', 'cap_kill', 'ALL']\ncap-drop = ['CAP_MAGIC']\n\
+                  cap-ambient = ['KILL']\nseccomp = 'a.json'\ncgroup = 'none'\n";
+    let expected = "low capability /cap-add/0\nlow capability /cap-add/2\nlow cap-unknown /cap-drop/0\n\
+                    low seccomp-relative-path /seccomp\nlow cgroup-missing /cgroup\n\
+                    info capability /cap-add/1\ninfo cap-ambient /cap-ambient/0\n";
+    assert_eq!(policy(rights), expected);
+    let open = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n\
+                rw = ['/srv/x:/x']\nseccomp = '/srv/x/s.json'\nio-weight = 5\n\
+                io-max = ['8:0 rbps=1']\n";
+    let found = policy(open);
+    assert!(found.contains("high seccomp-writable /seccomp\n"), "{found}");
+    assert!(!found.contains("cgroup") && !found.contains("limit-io"), "{found}");
     let docs = include_str!("../../docs/audit.md");
-    for line in policy(loose).lines().chain(policy("").lines()) {
+    let all = [policy(loose), policy(""), policy(rights), policy(open)].concat();
+    for line in all.lines() {
         let id = line.split(' ').nth(1).unwrap();
         assert!(docs.contains(&format!("`{id}`")), "{id}");
     }

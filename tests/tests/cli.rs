@@ -27,6 +27,9 @@ const REFUSED: &[(&[&str], i32, &str)] = &[
     (&["run", "--workdir", "relative", "true"], 125, "--workdir"),
     (&["run", "--user", "somebody", "true"], 125, "--user"),
     (&["run", "--user", "1:4294967295", "true"], 125, "--user"),
+    (&["run", "--cap-add", "CAP_MAGIC", "true"], 125, "CAP_MAGIC"),
+    (&["run", "--cap-add=KILL", "--cap-drop=cap_kill", "true"], 125, "--cap-drop: CAP_KILL"),
+    (&["run", "--user=5", "--cap-ambient=KILL", "true"], 125, "--cap-ambient: CAP_KILL"),
     (&["run", "--hostname", "", "true"], 125, "--hostname"),
     (&["run", "--platform", "magic", "true"], 125, "magic"),
     (&["run", "--strace=read,", "true"], 125, "--strace"),
@@ -111,6 +114,40 @@ fn programs_that_cannot_be_started_are_named(platform: &str) {
     sandboxes.assert_nothing_left();
 }
 
+/// `CapInh` to `CapAmb` of a program that another program has started.
+fn capabilities_are_the_programs(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    let policy = sandboxes.work().join("policy.toml");
+    std::fs::write(&policy, "cap-drop = ['all', 'CAP_FROM_THE_FUTURE']\n").unwrap();
+    let policy = format!("--policy={}", policy.display());
+    let all = "000001ffffffffff";
+    let none = "0000000000000000";
+    // CHOWN, and what is left without it.
+    let (one, most) = ("0000000000000001", "000001fffffffffe");
+    for (options, expected) in [
+        (&["--user=0"][..], [none, all, all, all, none]),
+        (&["--user=5"], [none, none, none, all, none]),
+        (&["--user=0", "--cap-drop=CHOWN"], [none, most, most, most, none]),
+        (&["--user=0", "--cap-drop=ALL", "--cap-add=cap_chown"], [none, one, one, one, none]),
+        (&["--user=0", "--cap-ambient=CHOWN"], [one, all, all, all, one]),
+        (&["--user=5", "--cap-add=CHOWN"], [one, one, one, all, one]),
+        (&["--user=0", &policy, "--cap-add=CHOWN"], [none, one, one, one, none]),
+    ] {
+        let script = "sed -n 's/^Cap...:.//p' /proc/self/status; :";
+        let arguments = [&["run"], options, &["sh", "-c", script]].concat();
+        let output = sandboxes.run(&arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(stdout.lines().collect::<Vec<_>>(), expected, "{options:?}: {stderr}");
+        let warns = options.contains(&policy.as_str());
+        assert_eq!(stderr.contains("CAP_FROM_THE_FUTURE"), warns, "{options:?}: {stderr}");
+    }
+    // They are there to be used, and gone for good.
+    let script = "chown 7 /tmp && stat -c %u /tmp; mount -t tmpfs x /mnt 2>&1";
+    let output = sandboxes.run(&["run", "--user=0", "--cap-drop=SYS_ADMIN", "sh", "-c", script]);
+    let said = text(&output.stdout);
+    assert!(said.starts_with("7\n") && said.contains("permi"), "{said}");
+}
+
 fn options_have_their_effect_inside(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     std::fs::write(sandboxes.work().join("file"), "from the host\n").unwrap();
@@ -157,6 +194,7 @@ fn options_have_their_effect_inside(platform: &str) {
 }
 
 rsentry_tests::on_every_platform! {
+    capabilities_are_the_programs,
     programs_that_cannot_be_started_are_named,
     options_have_their_effect_inside,
 }

@@ -14,7 +14,7 @@ use crate::kernel::session::{ProcessGroup, Session};
 use crate::kernel::signal::Sighand;
 use crate::kernel::task::TaskParts;
 use crate::kernel::thread_group::{RLIM_NLIMITS, Rlimit};
-use crate::kernel::{Caps, Credentials, FdTable, FsContext, Kernel, Task, ThreadGroup};
+use crate::kernel::{Caps, FdTable, FsContext, Kernel, Task, ThreadGroup};
 use crate::loader::{self, Identity, LoadError, Loaded, Personality, Strings};
 use crate::mm::{MmContext, MmLimits};
 use crate::vfs::namei::{LookupFlags, lookup};
@@ -69,7 +69,7 @@ pub(super) fn start(
 ) -> Result<(), BootFailure> {
     let root = mounts.root().map(|root| mounts.over(root));
     let root = root.ok_or_else(|| failure(125, "there is no root".into()))?;
-    let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));
+    let cred = Arc::new(spec.credentials());
     let fs = FsContext::new(mounts, root.clone(), root);
     let rlimits = rlimits(spec);
     let no_memory = |what: &str, errno: Errno| failure(125, format!("{what}: {errno}"));
@@ -78,7 +78,7 @@ pub(super) fn start(
         memlock: rlimits[libc::RLIMIT_MEMLOCK as usize].soft,
         address_space: rlimits[libc::RLIMIT_AS as usize].soft,
         data: rlimits[libc::RLIMIT_DATA as usize].soft,
-        ipc_lock: spec.uid == 0,
+        ipc_lock: cred.capable(Caps::IPC_LOCK),
     };
     let context = Arc::new(MmContext {
         platform: kernel.platform.clone(),

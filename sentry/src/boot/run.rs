@@ -16,7 +16,7 @@ use crate::boot::Cause;
 use crate::fs::dev::memory::{MEMORY_MAJOR, MemoryDriver};
 use crate::fs::host::{HostStdio, Watcher};
 use crate::kernel::signal::SigInfo;
-use crate::kernel::{self, Caps, Credentials, Ended, FdTable, Kernel};
+use crate::kernel::{self, Credentials, Ended, FdTable, Kernel};
 use crate::syscalls::strace::Strace;
 use crate::tty::console::Console;
 use crate::tty::devpts::{AuxDriver, Devpts, SlaveDriver};
@@ -144,7 +144,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     }
     // Log lines go to its number for as long as the process lives.
     let _ = log.into_raw_fd();
-    let cred = Arc::new(Credentials::new(spec.uid, spec.gid, &spec.groups, Caps::all()));
+    let cred = Arc::new(spec.credentials());
     let files = FdTable::new();
     let stdio = Stdio { kernel: &kernel, cred: &cred, watcher: &watcher, files: &files };
 

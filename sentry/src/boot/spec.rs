@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::seccomp::bpf::Insn;
+use crate::kernel::{Caps, Credentials};
 
 /// One sandbox with one first program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +22,14 @@ pub struct BootSpec {
     pub env: Vec<Vec<u8>>,
     /// The working directory, an absolute guest path. That it is missing is a boot error.
     pub cwd: Vec<u8>,
-    /// Real, effective, saved and file-system user id. Uid 0 starts with all capabilities, any
-    /// other with none.
+    /// Real, effective, saved and file-system user id.
     pub uid: u32,
     /// Likewise the group id.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Its capabilities.
+    pub capabilities: CapabilitySpec,
     /// The UTS node name; at most 64 bytes.
     pub hostname: Vec<u8>,
     /// Mounts in the order in which they are made. The first one is `/`. A mount point that is
@@ -47,6 +49,33 @@ pub struct BootSpec {
     pub terminal: Option<TerminalSpec>,
     /// What the sandbox as a whole may use.
     pub limits: Limits,
+}
+
+/// The five sets of capabilities of the first program: bit N for capability number N.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The names are capabilities(7)'s.
+pub struct CapabilitySpec {
+    pub bounding: u64,
+    pub permitted: u64,
+    pub effective: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+impl BootSpec {
+    /// Who the first program is.
+    pub(crate) fn credentials(&self) -> Credentials {
+        let set = Caps::from_bits_truncate;
+        let CapabilitySpec { bounding, permitted, effective, inheritable, ambient } =
+            self.capabilities;
+        Credentials {
+            permitted: set(permitted),
+            effective: set(effective),
+            inheritable: set(inheritable),
+            ambient: set(ambient),
+            ..Credentials::new(self.uid, self.gid, &self.groups, set(bounding))
+        }
+    }
 }
 
 /// What the sandbox as a whole may use, as far as the Sentry keeps it. What is not given is bounded

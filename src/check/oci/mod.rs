@@ -12,6 +12,8 @@ mod seccomp;
 
 use serde_json::Value;
 
+pub(super) use process::CAPABILITIES;
+
 use super::finding::Severity::{Critical, Info, Low, Medium};
 use super::finding::{Report, quoted};
 use super::node::{Malformed, Node};

@@ -7,7 +7,7 @@ use crate::check::node::{Malformed, Node};
 use crate::check::secrets;
 
 /// Capabilities without `CAP_`, how bad they are on the host's kernel, and what they allow.
-const CAPABILITIES: &[(&str, Severity, &str)] = &[
+pub(in crate::check) const CAPABILITIES: &[(&str, Severity, &str)] = &[
     ("AUDIT_CONTROL", High, "turns the host's auditing off"),
     ("AUDIT_READ", Medium, "reads the host's audit log"),
     ("AUDIT_WRITE", Low, "writes into the host's audit log"),
