@@ -64,7 +64,8 @@ fn main() {
         "notify" => Some(Choice::Notify { patching: true }),
         _ => None,
     });
-    let opened = platform::open(wanted.unwrap_or_default(), &file).expect("a platform");
+    let opened = platform::open(wanted.unwrap_or_default(), platform::Clocks::default(), &file)
+        .expect("a platform");
     let platform = opened.platform;
     println!("{}: {}", platform.name(), platform.features().join(", "));
     let (getpid, store) = (frames(&file, GETPID), frames(&file, STORE));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::memory_file::MemoryFile;
 use crate::notify::NotifyPlatform;
 use crate::ptrace::PtracePlatform;
-use crate::{Error, HostCalls, Platform, arch};
+use crate::{Clocks, Error, HostCalls, Platform, arch};
 
 /// What a platform asks of the host, whether or not it works here: for whoever lists it.
 #[derive(Clone, Copy, Debug)]
@@ -67,21 +67,21 @@ impl fmt::Debug for Opened {
 ///
 /// # Errors
 /// What the host refuses: of the platform that was asked for, or, for [`Choice::Auto`], of all.
-pub fn open(choice: Choice, file: &Arc<MemoryFile>) -> Result<Opened, Error> {
-    choose(choice, || notify(choice, file), || ptrace(file))
+pub fn open(choice: Choice, clocks: Clocks, file: &Arc<MemoryFile>) -> Result<Opened, Error> {
+    choose(choice, || notify(choice, clocks, file), || ptrace(clocks, file))
 }
 
 type Attempt = Result<Arc<dyn Platform>, Error>;
 
-fn ptrace(file: &Arc<MemoryFile>) -> Attempt {
-    PtracePlatform::new(file.clone()).map(|platform| platform as Arc<dyn Platform>)
+fn ptrace(clocks: Clocks, file: &Arc<MemoryFile>) -> Attempt {
+    PtracePlatform::new(file.clone(), clocks).map(|platform| platform as Arc<dyn Platform>)
 }
 
 /// Probes the host for what `notify` needs and opens it. A failure must leave nothing behind:
 /// `ptrace` is tried next, in the same process.
-fn notify(choice: Choice, file: &Arc<MemoryFile>) -> Attempt {
+fn notify(choice: Choice, clocks: Clocks, file: &Arc<MemoryFile>) -> Attempt {
     let patching = !matches!(choice, Choice::Notify { patching: false });
-    let platform = NotifyPlatform::new(file.clone(), patching)?;
+    let platform = NotifyPlatform::new(file.clone(), patching, clocks)?;
     if choice == Choice::Auto && !platform.wakes_here() {
         let missing = "the host has no SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, so ptrace is faster";
         return Err(Error::Unavailable(missing.into()));

@@ -96,6 +96,17 @@ impl Prot {
     pub const READ_WRITE: Prot = Prot { read: true, write: true, exec: false };
 }
 
+/// Whether guest code can tell the time without asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clocks {
+    /// By the host's vDSO and by the time-stamp counter.
+    #[default]
+    Native,
+    /// No: there is no vDSO, and reading the counter is a general protection fault
+    /// ([`Trap::Exception`]) whatever [`GuestThread::set_tsc`] said.
+    Trapped,
+}
+
 /// Where the bytes of a mapping come from.
 #[derive(Clone)]
 pub enum Source {
@@ -240,7 +251,8 @@ pub trait Platform: Send + Sync {
     /// The layout of the extended processor state that [`GuestThread::xstate`] returns:
     /// the size in bytes of the XSAVE image, and XCR0.
     fn xstate_layout(&self) -> (usize, u64);
-    /// The vDSO that every address space carries, if the platform provides one.
+    /// The vDSO that every address space carries, if the platform provides one. Not with
+    /// [`Clocks::Trapped`].
     fn vdso(&self) -> Option<VdsoImage>;
 }
 
@@ -328,7 +340,8 @@ pub trait GuestThread {
         Ok(())
     }
     /// Whether the guest may read the time-stamp counter from now on (`PR_SET_TSC`). At first it
-    /// may; otherwise RDTSC and RDTSCP are general protection faults: [`Trap::Exception`].
+    /// may; otherwise RDTSC and RDTSCP are general protection faults: [`Trap::Exception`]. With
+    /// [`Clocks::Trapped`] they are in any case.
     fn set_tsc(&mut self, readable: bool);
     /// Reads the extended state (x87, SSE, AVX, ...) as an XSAVE image in standard format.
     fn xstate(&mut self) -> Result<Vec<u8>, Error>;

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::memory_file::MemoryFile;
 use crate::stub::nursery::{Maker as _, Nursery};
 use crate::stub::vdso::Vdso;
-use crate::{AddressSpace, Error, HostCalls, Platform, VdsoImage};
+use crate::{AddressSpace, Clocks, Error, HostCalls, Platform, VdsoImage};
 
 mod births;
 mod body;
@@ -66,6 +66,7 @@ pub struct NotifyPlatform {
 struct Shared {
     file: Arc<MemoryFile>,
     layout: Layout,
+    clocks: Clocks,
     vdso: Option<Vdso>,
     xstate: xstate::Layout,
     clean_xstate: Vec<u8>,
@@ -87,13 +88,16 @@ impl NotifyPlatform {
     /// # Errors
     /// What the host lacks: FSGSBASE, seccomp user notification, or more processes. `EBUSY` inside
     /// a sandbox that has a listener itself.
-    pub fn new(file: Arc<MemoryFile>, patching: bool) -> Result<Arc<NotifyPlatform>, Error> {
+    pub fn new(
+        file: Arc<MemoryFile>,
+        patching: bool,
+        clocks: Clocks,
+    ) -> Result<Arc<NotifyPlatform>, Error> {
         let host = probe::host()?;
         let xstate = xstate::Layout::probe()?;
-        let vdso = Vdso::find();
+        let vdso = Vdso::find_for(clocks);
         let layout = Layout::new();
-        let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
-        let (template, births) = Template::start(&file, layout, keep, &xstate)?;
+        let (template, births) = Template::start(&file, layout, (clocks, vdso.as_ref()), &xstate)?;
         let template = Arc::new(Mutex::new(template));
         let births = Arc::new(Mutex::new(Births::new(births, layout, host)));
         let spins = Spins::new();
@@ -116,6 +120,7 @@ impl NotifyPlatform {
             shared: Arc::new(Shared {
                 file,
                 layout,
+                clocks,
                 vdso,
                 clean_xstate: xstate.clean(),
                 xstate,

@@ -21,7 +21,8 @@ use crate::stub::affinity;
 use crate::stub::birth::{self, Handlers, Page};
 use crate::stub::message::{self, CONTROL_LEN};
 use crate::stub::sys::{self, Tid};
-use crate::{Error, PAGE_SIZE};
+use crate::stub::vdso::Vdso;
+use crate::{Clocks, Error, PAGE_SIZE};
 
 /// Most donated descriptors in the table; more than a batch of commands can need at once.
 const DONATIONS_MAX: usize = code::BATCH_MAX + 32;
@@ -52,18 +53,19 @@ struct Donation {
 }
 
 impl Template {
-    /// Starts it and has it remove the Sentry's memory. What is in `keep` (address, length) stays.
+    /// Starts it and has it remove the Sentry's memory. The vDSO stays.
     /// Listeners of its descendants will come out of the returned socket.
     pub(super) fn start(
         file: &MemoryFile,
         layout: Layout,
-        keep: Option<(u64, u64)>,
+        (clocks, vdso): (Clocks, Option<&Vdso>),
         xstate: &xstate::Layout,
     ) -> Result<(Template, OwnedFd), Error> {
         let (orders, their_orders) = message::socket_pair()?;
         let (births, their_births) = message::socket_pair()?;
         let constants = constants(layout, xstate.mask);
         let scratch = scratch_page(layout);
+        let moves = vdso.map_or_else(Vec::new, Vdso::moves);
         let pid = birth::template(&mut birth::Template {
             pages: &[
                 Page {
@@ -86,7 +88,7 @@ impl Template {
                 },
             ],
             entry: layout.code(),
-            filter: &mut filter::base(layout.code()),
+            filter: &mut filter::base(layout.code(), clocks),
             fds: [file.as_fd().as_raw_fd(), their_orders.as_raw_fd(), their_births.as_raw_fd()],
             handlers: Some(Handlers {
                 entry: layout.code() + code::signal_offset(),
@@ -94,9 +96,11 @@ impl Template {
                 signals: SIGNALS,
             }),
             traceable: false,
+            vdso: &moves,
+            clocks,
         })?;
         let template = Template { pid, orders, donations: Vec::new(), clock: 0 };
-        template.clear(layout, keep)?;
+        template.clear(layout, vdso.map(|v| (v.start(), v.len())))?;
         Ok((template, births))
     }
 

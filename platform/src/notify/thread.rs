@@ -9,7 +9,7 @@ use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
 use crate::stub::kick::Kick;
-use crate::{Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
+use crate::{Clocks, Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
 
 /// The 32-bit user code segment of Linux.
 const USER32_CS: u64 = 0x23;
@@ -390,7 +390,9 @@ impl GuestThread for Thread {
     }
 
     fn set_tsc(&mut self, readable: bool) {
-        self.tsc = readable;
+        if self.space.shared().clocks == Clocks::Native {
+            self.tsc = readable;
+        }
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::nursery::Nursery;
 use crate::stub::vdso::Vdso;
-use crate::{AddressSpace, Error, HostCalls, PAGE_SIZE, Platform, VdsoImage};
+use crate::{AddressSpace, Clocks, Error, HostCalls, PAGE_SIZE, Platform, VdsoImage};
 
 mod cpu;
 mod held;
@@ -60,6 +60,7 @@ pub struct PtracePlatform {
 /// What all address spaces use.
 struct Shared {
     layout: Layout,
+    clocks: Clocks,
     vdso: Option<Vdso>,
     clean_xstate: Vec<u8>,
     xcr0: u64,
@@ -81,19 +82,20 @@ impl PtracePlatform {
     /// # Errors
     /// What the host refuses: no ptrace (Yama's `ptrace_scope` above 1, an outer seccomp filter),
     /// no seccomp, no more processes.
-    pub fn new(file: Arc<MemoryFile>) -> Result<Arc<PtracePlatform>, Error> {
-        let vdso = Vdso::find();
+    pub fn new(file: Arc<MemoryFile>, clocks: Clocks) -> Result<Arc<PtracePlatform>, Error> {
+        let vdso = Vdso::find_for(clocks);
         let layout = Layout { base: USER_END - Layout::LEN };
         let commands = page(&file)?;
         let (reader, lifeline) = sys::pipe()?;
-        let keep = vdso.as_ref().map(|v| (v.start(), v.len()));
-        let mut template = Template::start(layout, USER_END, keep, commands, &reader)?;
+        let clocks = (clocks, vdso.as_ref());
+        let mut template = Template::start(layout, USER_END, clocks, commands, &reader)?;
         let (clean_xstate, xcr0) = clean_xstate(&mut template)?;
         let template = Arc::new(Mutex::new(template));
         Ok(Arc::new(PtracePlatform {
             shared: Arc::new(Shared {
                 nursery: Nursery::new(Stubs { file, template: template.clone() }, Vec::new()),
                 layout,
+                clocks: clocks.0,
                 vdso,
                 clean_xstate,
                 xcr0,

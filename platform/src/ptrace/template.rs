@@ -18,7 +18,8 @@ use crate::arch::stub::{self, Command, FD_DONATIONS, FD_MEMORY};
 use crate::memory_file::Frames;
 use crate::stub::birth;
 use crate::stub::message::{self, CONTROL_LEN, CONTROL_USED};
-use crate::{Error, PAGE_SIZE};
+use crate::stub::vdso::Vdso;
+use crate::{Clocks, Error, PAGE_SIZE};
 
 /// Most donated descriptors in the table; more than a batch of commands can need at once.
 const DONATIONS_MAX: usize = super::held::BATCH_MAX + 32;
@@ -53,17 +54,18 @@ struct Donation {
 }
 
 impl Template {
-    /// Starts it and removes the Sentry's memory from it. Everything in `keep` stays mapped.
+    /// Starts it and removes the Sentry's memory from it. The vDSO stays mapped.
     pub(super) fn start(
         layout: Layout,
         end: u64,
-        keep: Option<(u64, u64)>,
+        (clocks, vdso): (Clocks, Option<&Vdso>),
         commands: Frames,
         lifeline: &OwnedFd,
     ) -> Result<Template, Error> {
         use std::os::fd::AsFd as _;
         let (socket, other_end) = message::socket_pair()?;
         let memory = commands.file().as_fd().as_raw_fd();
+        let moves = vdso.map_or_else(Vec::new, Vdso::moves);
         let pid = birth::template(&mut birth::Template {
             pages: &[
                 birth::Page {
@@ -80,10 +82,12 @@ impl Template {
                 },
             ],
             entry: layout.code() + stub::ready_offset(),
-            filter: &mut filter::program(layout.code()),
+            filter: &mut filter::program(layout.code(), clocks),
             fds: [memory, other_end.as_raw_fd(), lifeline.as_raw_fd()],
             handlers: None,
             traceable: true,
+            vdso: &moves,
+            clocks,
         })?;
         let template = Template {
             pid,
@@ -99,10 +103,10 @@ impl Template {
         let unmap =
             |from: u64, to: u64| Command::new(libc::SYS_munmap, [from, to - from, 0, 0, 0, 0]);
         held.call_checked("mmap in the template", map_commands(layout, &template.commands))?;
-        // Everything but the stub's pages and `keep`, which is outside the stub's range.
+        // Everything but the stub's pages and the vDSO, which is outside the stub's range.
         let behind_scratch = layout.scratch() + PAGE_SIZE;
         let mut ranges = vec![(0, layout.base), (behind_scratch, end)];
-        if let Some((start, len)) = keep {
+        if let Some((start, len)) = vdso.map(|v| (v.start(), v.len())) {
             ranges = ranges
                 .into_iter()
                 .flat_map(|(from, to)| {

@@ -12,7 +12,7 @@ use super::sys::{self, Gone, Stop};
 use crate::arch::stub::Command;
 use crate::arch::{filter, stub, trap};
 use crate::stub::kick::Kick;
-use crate::{Error, Fault, GuestThread, Kicker, Registers, Trap};
+use crate::{Clocks, Error, Fault, GuestThread, Kicker, Registers, Trap};
 
 /// `si_code` of SIGSEGV for a page fault: `SEGV_MAPERR`, `SEGV_ACCERR`, `SEGV_PKUERR`.
 const PAGE_FAULTS: [i32; 3] = [1, 2, 4];
@@ -207,7 +207,9 @@ impl GuestThread for Thread {
     }
 
     fn set_tsc(&mut self, readable: bool) {
-        self.tsc = readable;
+        if self.space.shared().clocks == Clocks::Native {
+            self.tsc = readable;
+        }
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {

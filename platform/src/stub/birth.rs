@@ -8,8 +8,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::sys::{self, Tid};
-use super::vdso::Vdso;
-use crate::{Error, PAGE_SIZE};
+use crate::{Clocks, Error, PAGE_SIZE};
 
 /// Bytes of the stack on which the child sets itself up.
 const STACK_LEN: usize = 64 << 10;
@@ -29,6 +28,10 @@ pub(crate) struct Template<'a> {
     pub(crate) handlers: Option<Handlers>,
     /// Whether somebody without privileges may trace it.
     pub(crate) traceable: bool,
+    /// Where the vDSO's parts are, where they are to be, and their lengths.
+    pub(crate) vdso: &'a [(u64, u64, u64)],
+    /// What it and all that comes of it knows of the time.
+    pub(crate) clocks: Clocks,
 }
 
 /// A page of the template's own.
@@ -60,8 +63,6 @@ struct Plan<'a> {
     filter: libc::sock_fprog,
     /// Become descriptors 0, 1, 2 and 3.
     fds: [RawFd; 4],
-    /// Where the vDSO's parts are, where they are to be, and their lengths.
-    vdso: &'a [(u64, u64, u64)],
     /// Where the intermediate process leaves the template's id, or a negative errno.
     child: i64,
 }
@@ -77,6 +78,7 @@ enum Step {
     Capabilities,
     Memory,
     Filter,
+    Clocks,
 }
 
 impl Step {
@@ -89,6 +91,7 @@ impl Step {
             5 => "dropping capabilities of the stub template",
             6 => "memory of the stub template",
             7 => "seccomp filter of the stub template",
+            8 => "PR_SET_TSC of the stub template",
             _ => "set-up of the stub template",
         }
     }
@@ -103,8 +106,7 @@ pub(crate) fn template(template: &mut Template<'_>) -> Result<Tid, Error> {
     };
     let [a, b, c] = template.fds;
     let fds = [a, b, c, child_ready.as_raw_fd()];
-    let vdso = Vdso::find().map_or_else(Vec::new, |vdso| vdso.moves());
-    let mut plan = Plan { template, filter, fds, vdso: &vdso, child: 0 };
+    let mut plan = Plan { template, filter, fds, child: 0 };
     let mut stack = vec![0u128; STACK_LEN / 16];
     // Two steps: a child that shares our memory loses the restartable-sequence area that libc
     // registered, which a plain fork would inherit and the host would go on writing to.
@@ -191,11 +193,15 @@ unsafe fn set_up(plan: &Plan<'_>) -> Result<(), Step> {
         let traceable = libc::c_ulong::from(plan.template.traceable);
         // Otherwise the Sentry could not trace it after a change of user ids.
         check(libc::prctl(libc::PR_SET_DUMPABLE, traceable, 0, 0, 0) == 0, Step::Capabilities)?;
-        for &(from, to, len) in plan.vdso {
+        for &(from, to, len) in plan.template.vdso {
             check(move_vdso(from, to, len), Step::Memory)?;
         }
         for page in plan.template.pages {
             check(map(page), Step::Memory)?;
+        }
+        if plan.template.clocks == Clocks::Trapped {
+            let trapped = libc::prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV, 0, 0, 0);
+            check(trapped == 0, Step::Clocks)?;
         }
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Step::Filter)?;
         check(

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use crate::VdsoImage;
+use crate::{Clocks, VdsoImage};
 
 /// What was found. Children have it where their parent has it, so a process without `/proc` can
 /// inherit the finding.
@@ -23,6 +23,11 @@ pub(crate) struct Vdso {
 }
 
 impl Vdso {
+    /// As [`Vdso::find`], if guests are to have it.
+    pub(crate) fn find_for(clocks: Clocks) -> Option<Vdso> {
+        (clocks == Clocks::Native).then(Vdso::find).flatten()
+    }
+
     /// Finds them in `/proc/self/maps`, if this process or the one that it was forked from has not
     /// before. `None` if there are none or they are not in one piece, in which case guests do
     /// without.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::notify::NotifyPlatform;
 use crate::ptrace::PtracePlatform;
 use crate::stub::sys;
-use crate::{AddressSpace, Error, MemoryFile, PAGE_SIZE, Platform};
+use crate::{AddressSpace, Clocks, Error, MemoryFile, PAGE_SIZE, Platform};
 use crate::{Fault, Frames, GuestThread, Prot, Registers, Source, Trap, usercopy};
 
 /// Defines a function that returns a piece of guest code.
@@ -105,14 +105,18 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::with(Clocks::Native)
+    }
+
+    fn with(clocks: Clocks) -> World {
         let file = MemoryFile::new(64 << 20).unwrap();
         match KIND.get() {
             Kind::Ptrace => {
-                let platform = PtracePlatform::new(file.clone()).unwrap();
+                let platform = PtracePlatform::new(file.clone(), clocks).unwrap();
                 World { file, template: platform.template(), platform }
             }
             Kind::Notify => {
-                let platform = NotifyPlatform::new(file.clone(), true).unwrap();
+                let platform = NotifyPlatform::new(file.clone(), true, clocks).unwrap();
                 World { file, template: platform.template(), platform }
             }
         }

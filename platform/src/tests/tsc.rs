@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{CODE, KIND, Kind, World, start};
 use crate::arch::trap::{SI_KERNEL, VECTOR_GP};
-use crate::{Error, PAGE_SIZE, Registers, Trap};
+use crate::{Clocks, Error, PAGE_SIZE, Registers, Trap};
 
 guest_code!(
     read_and_call,
@@ -90,7 +90,27 @@ fn kicks_do_not_disturb_the_change() {
 }
 
 fn a_guest_cannot_take_the_counter_back() {
-    let world = World::new();
+    taking_back(&World::new());
+}
+
+fn trapped_counters_stay_trapped() {
+    let world = World::with(Clocks::Trapped);
+    assert!(world.platform.vdso().is_none());
+    let space = world.space(read_and_call());
+    let mut guest = space.thread();
+    for readable in [true, false, true] {
+        guest.thread.set_tsc(readable);
+        guest.regs = Registers { rip: RDTSC, ..start() };
+        assert_eq!(guest.exception(), FAULT);
+        guest.regs.rip = RDTSCP;
+        assert_eq!(guest.exception(), FAULT);
+    }
+    drop((guest, space));
+    taking_back(&world);
+}
+
+/// A guest without the counter jumps to every byte of the stub's code as if that were `prctl`.
+fn taking_back(world: &World) {
     let mut space = world.space(read_and_call());
     let base = world.platform.user_range().1;
     let code = crate::arch::stub::code().len().max(crate::arch::doorbell::code().len()) as u64;
@@ -141,4 +161,5 @@ on_every_platform!(
     the_counter_goes_and_comes,
     kicks_do_not_disturb_the_change,
     a_guest_cannot_take_the_counter_back,
+    trapped_counters_stay_trapped,
 );

@@ -15,8 +15,8 @@ use libc::{SECCOMP_RET_USER_NOTIF, sock_filter};
 
 use super::doorbell::DOORBELL;
 use super::filter::{ARCH, AUDIT_ARCH_X86_64, IP_HIGH, IP_LOW, NR};
-use super::filter::{jump, load, only, ret};
-use crate::PAGE_SIZE;
+use super::filter::{jump, load, only, ret, tsc_rule};
+use crate::{Clocks, PAGE_SIZE};
 
 /// Flags of the clone that makes a stub process from the template. Descriptors are shared, so that
 /// files which are donated later are seen.
@@ -72,13 +72,13 @@ fn from_stub(code: u64, outside: u32) -> Vec<sock_filter> {
 }
 
 /// The filter of the template and all that comes of it, for a code page at `code`.
-pub(crate) fn base(code: u64) -> Vec<sock_filter> {
+pub(crate) fn base(code: u64, clocks: Clocks) -> Vec<sock_filter> {
     let mut out = vec![load(ARCH), jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), ret(SECCOMP_RET_TRAP)];
     out.extend(from_stub(code, SECCOMP_RET_TRAP));
     for &nr in ALLOWED {
         out.extend([jump(BPF_JEQ, nr as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
-    out.extend(only(libc::SYS_prctl, &[libc::PR_SET_TSC as u64]));
+    out.extend(tsc_rule(clocks));
     out.extend(only(libc::SYS_clone, &[CLONE_PROCESS, CLONE_GUEST, CLONE_EXECUTOR]));
     out.push(ret(SECCOMP_RET_KILL_PROCESS));
     out
@@ -158,7 +158,10 @@ mod tests {
 
     #[test]
     fn clone_and_prctl_have_fixed_arguments() {
-        let base = base(CODE);
+        let trapped = base(CODE, Clocks::Trapped);
+        let tsc = call(libc::SYS_prctl, CODE + 20, libc::PR_SET_TSC as u64);
+        assert_eq!(eval(&trapped, tsc), SECCOMP_RET_KILL_PROCESS);
+        let base = base(CODE, Clocks::Native);
         for (nr, first, ok) in [
             (libc::SYS_clone, CLONE_PROCESS, true),
             (libc::SYS_clone, CLONE_GUEST, true),
@@ -182,7 +185,7 @@ mod tests {
             prop_assume!(!(CODE..CODE + PAGE_SIZE).contains(&ip));
             for arch in [AUDIT_ARCH_X86_64, arch] {
                 let call = Call { nr, arch, ip, first };
-                prop_assert_eq!(eval(&base(CODE), call), SECCOMP_RET_TRAP);
+                prop_assert_eq!(eval(&base(CODE, Clocks::Native), call), SECCOMP_RET_TRAP);
                 prop_assert_eq!(eval(&closed(CODE), call), SECCOMP_RET_ALLOW);
             }
         }

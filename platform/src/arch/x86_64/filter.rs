@@ -8,6 +8,8 @@
 use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRAP, sock_filter};
 
+use crate::Clocks;
+
 /// `AUDIT_ARCH_X86_64` of `<linux/audit.h>`.
 pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
@@ -89,8 +91,16 @@ pub(super) fn ret(action: u32) -> sock_filter {
     statement(BPF_RET | BPF_K, action)
 }
 
+/// Stub code may change who can read the time-stamp counter, unless nobody ever can.
+pub(super) fn tsc_rule(clocks: Clocks) -> Vec<sock_filter> {
+    match clocks {
+        Clocks::Native => only(libc::SYS_prctl, &[libc::PR_SET_TSC as u64]),
+        Clocks::Trapped => Vec::new(),
+    }
+}
+
 /// The filter for stubs whose code page is at `code`.
-pub(crate) fn program(code: u64) -> Vec<sock_filter> {
+pub(crate) fn program(code: u64, clocks: Clocks) -> Vec<sock_filter> {
     let kill = ret(SECCOMP_RET_KILL_PROCESS);
     let mut out = vec![load(ARCH), jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), kill, load(NR)];
     for &nr in VSYSCALLS {
@@ -111,7 +121,7 @@ pub(crate) fn program(code: u64) -> Vec<sock_filter> {
     for &nr in ALLOWED {
         out.extend([jump(BPF_JEQ, nr as u32, 0, 1), ret(SECCOMP_RET_ALLOW)]);
     }
-    out.extend(only(libc::SYS_prctl, &[libc::PR_SET_TSC as u64]));
+    out.extend(tsc_rule(clocks));
     out.extend(only(libc::SYS_clone, &[CLONE_PROCESS, CLONE_THREAD]));
     out.push(kill);
     out
