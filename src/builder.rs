@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sentry::boot::spec::PlatformChoice;
+use sentry::boot::spec::{ClockChoice, PlatformChoice};
 
 use crate::audit::Audit;
 use crate::error::Error;
@@ -166,6 +166,12 @@ impl Builder {
     /// [`SinkChoice::Descriptor`]: crate::SinkChoice::Descriptor
     pub fn audit(mut self, audit: Audit) -> Builder {
         self.sandbox.audit = audit;
+        self
+    }
+
+    /// How exactly the program can tell the time.
+    pub fn clock(mut self, clock: ClockChoice) -> Builder {
+        self.sandbox.clock = Some(clock);
         self
     }
 

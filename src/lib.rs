@@ -42,5 +42,5 @@ pub use limits::Limits;
 pub use profile::Profile;
 pub use report::{Layers, Report, ReportFile};
 pub use sandbox::{Bind, Sandbox, User};
-pub use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
+pub use sentry::boot::spec::{ClockChoice, LogFormat, PlatformChoice, StraceFilter};
 pub use sentry::boot::{Cause, Counts, ExitStatus};

@@ -113,6 +113,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         mounts: files.mounts.clone(),
         rlimits: Vec::new(),
         platform: sandbox.platform,
+        clock: sandbox.clock.unwrap_or(profile.clock()),
         strace: sandbox.strace.clone(),
         log_format: sandbox.log_format,
         terminal: None,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sentry::boot::spec::ClockChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limits;
@@ -12,7 +13,7 @@ use crate::sandbox::User;
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// For code that one would rather not run at all: an unprivileged user, no current directory,
-    /// a tight limit on everything.
+    /// a tight limit on everything, a coarse clock.
     Strict,
     /// For everyday use: the caller's user and current directory; memory is limited to three
     /// quarters of the host's.
@@ -55,6 +56,14 @@ impl Profile {
         /// The traditional user without rights.
         const NOBODY: User = User { uid: 65534, gid: 65534 };
         (self == Profile::Strict).then_some(NOBODY)
+    }
+
+    /// How exactly the program can tell the time.
+    pub fn clock(self) -> ClockChoice {
+        match self {
+            Profile::Strict => ClockChoice::Coarse,
+            Profile::Standard | Profile::Permissive => ClockChoice::Precise,
+        }
     }
 
     /// Whether the program sees the current directory, if it has no root of its own.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
+use sentry::boot::spec::{ClockChoice, LogFormat, PlatformChoice, StraceFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
@@ -47,6 +47,8 @@ pub struct Sandbox {
     pub cgroup: Cgroup,
     /// How guest code is run.
     pub platform: PlatformChoice,
+    /// How exactly the program can tell the time; the profile's choice if not given.
+    pub clock: Option<ClockChoice>,
     /// Which system calls to print.
     pub strace: Option<StraceFilter>,
     /// Where log and strace lines go, instead of to standard error.

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sentry::boot::spec::{LogFormat, PlatformChoice, StraceFilter};
+use sentry::boot::spec::{ClockChoice, LogFormat, PlatformChoice, StraceFilter};
 use serde::Deserialize;
 
 use crate::audit::{self, Audit, OnAlert, SinkChoice};
@@ -142,6 +142,10 @@ pub(crate) struct Settings {
     /// How guest code is run: auto, ptrace, notify, notify-unpatched
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Text>,
+    /// How exactly the program can tell the time: precise, coarse [default: coarse with the profile
+    /// strict, else precise]
+    #[arg(long, value_name = "CLOCK")]
+    clock: Option<Text>,
     /// Print system calls: all, or those of a comma-separated list of names
     #[arg(
         long,
@@ -234,6 +238,7 @@ impl Settings {
             io_weight: self.io_weight.or(base.io_weight),
             io_max: both(base.io_max, self.io_max),
             platform: self.platform.or(base.platform),
+            clock: self.clock.or(base.clock),
             strace: self.strace.or(base.strace),
             log: self.log.or(base.log),
             log_format: self.log_format.or(base.log_format),
@@ -276,6 +281,7 @@ impl Settings {
                 Some(name) => platform(&name.0)?,
                 None => PlatformChoice::default(),
             },
+            clock: self.clock.as_ref().map(|name| clock(&name.0)).transpose()?,
             strace: self.strace.as_ref().map(|set| strace(&set.0)).transpose()?,
             log: self.log.as_ref().map(|path| PathBuf::from(&path.0)),
             log_format: match self.log_format.as_ref().map(|name| name.0.as_bytes()) {
@@ -389,6 +395,15 @@ fn platform(value: &OsStr) -> Result<PlatformChoice, Error> {
     known.map(|&(_, choice)| choice).ok_or_else(|| {
         let names: Vec<&str> = names.iter().map(|&(name, _)| name).collect();
         unknown("--platform", value, &names.join(", "))
+    })
+}
+
+/// One of [`ClockChoice::NAMES`].
+fn clock(value: &OsStr) -> Result<ClockChoice, Error> {
+    let known = ClockChoice::NAMES.iter().find(|(name, _)| value == *name);
+    known.map(|&(_, choice)| choice).ok_or_else(|| {
+        let names: Vec<&str> = ClockChoice::NAMES.iter().map(|&(name, _)| name).collect();
+        unknown("--clock", value, &names.join(", "))
     })
 }
 
@@ -508,7 +523,7 @@ mod tests {
     fn a_policy_has_the_names_of_the_flags() {
         let settings = policy(
             "profile = 'strict'\nmemory = '64M'\npids = 12\ncpus = 0.5\nro = ['/a', '/b:/c']\n\
-             cpu-time = '2s'\noutput-limit = 1024\ntmp-size = '1M'\nlog-format = 'json'\n",
+             clock = 'coarse'\ncpu-time = '2s'\noutput-limit = 1024\ntmp-size = '1M'\nlog-format = 'json'\n",
         );
         let sandbox = settings.unwrap().sandbox(vec!["true".into()]).unwrap();
         assert_eq!(sandbox.profile, Some(Profile::Strict));
@@ -516,6 +531,7 @@ mod tests {
         assert_eq!(sandbox.limits.cpus, Some(500));
         assert_eq!(sandbox.limits.pids, Some(12));
         assert_eq!(sandbox.limits.output, Some(1024));
+        assert_eq!(sandbox.clock, Some(ClockChoice::Coarse));
         assert_eq!(sandbox.binds.len(), 2);
         assert_eq!(sandbox.log_format, LogFormat::Json);
     }
@@ -532,6 +548,7 @@ mod tests {
             ("user = 'root'\n", "user", "root"),
             ("cap-add = ['KILL']\ncap-drop = ['kill']\n", "cap-drop", "CAP_KILL"),
             ("cap-ambient = ['KILL']\ncap-drop = ['ALL']\n", "cap-ambient", "CAP_KILL"),
+            ("clock = 'fine'\n", "clock", "fine"),
             ("= 3", "line 1", ""),
         ] {
             let error = policy(content).unwrap_err().one_line();

@@ -10,13 +10,13 @@ use platform::{MemoryFile, Opened, usercopy};
 
 use super::control::{self, BootFailure, Ending, ExitStatus, FromSentry, ToSentry};
 use super::mounts::{self, Sources};
-use super::spec::{BootFds, BootSpec, Limits, StraceFilter, TerminalSpec, WindowSize};
+use super::spec::{BootFds, BootSpec, ClockChoice, Limits, StraceFilter, TerminalSpec, WindowSize};
 use super::{Seal, host_calls, init};
 use crate::boot::Cause;
 use crate::fs::dev::memory::{MEMORY_MAJOR, MemoryDriver};
 use crate::fs::host::{HostStdio, Watcher};
 use crate::kernel::signal::SigInfo;
-use crate::kernel::{self, Credentials, Ended, FdTable, Kernel};
+use crate::kernel::{self, Credentials, Ended, FdTable, Kernel, coarse};
 use crate::syscalls::strace::Strace;
 use crate::tty::console::Console;
 use crate::tty::devpts::{AuxDriver, Devpts, SlaveDriver};
@@ -108,8 +108,12 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
     let memory = MemoryFile::new(spec.limits.memory).map_err(|e| failed("guest memory", e))?;
-    let Opened { platform, reason } = platform::open(spec.platform.into(), &memory)
-        .map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
+    if spec.clock == ClockChoice::Coarse {
+        coarse::enable();
+    }
+    let opened = platform::open(spec.platform.into(), spec.clock.into(), &memory);
+    let Opened { platform, reason } =
+        opened.map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
     let features = platform.features().join(", ");
     tracing::info!(platform = platform.name(), features, reason, "platform chosen");
     let strace = match &spec.strace {

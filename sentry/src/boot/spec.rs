@@ -41,6 +41,8 @@ pub struct BootSpec {
     pub seccomp: Option<SeccompSpec>,
     /// How guest code is run.
     pub platform: PlatformChoice,
+    /// How exactly it can tell the time.
+    pub clock: ClockChoice,
     /// Which calls to print, if any.
     pub strace: Option<StraceFilter>,
     /// How log and strace lines look.
@@ -159,6 +161,33 @@ pub struct RlimitSpec {
     pub soft: u64,
     /// Hard limit.
     pub hard: u64,
+}
+
+/// How exactly guests can tell the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockChoice {
+    /// As exactly as the host.
+    #[default]
+    Precise,
+    /// In steps of a millisecond, at moments that cannot be foretold; without the vDSO and the
+    /// time-stamp counter.
+    Coarse,
+}
+
+impl ClockChoice {
+    /// All of them, by the names that the command line has for them.
+    pub const NAMES: [(&'static str, ClockChoice); 2] =
+        [("precise", ClockChoice::Precise), ("coarse", ClockChoice::Coarse)];
+}
+
+impl From<ClockChoice> for platform::Clocks {
+    fn from(choice: ClockChoice) -> platform::Clocks {
+        match choice {
+            ClockChoice::Precise => platform::Clocks::Native,
+            ClockChoice::Coarse => platform::Clocks::Trapped,
+        }
+    }
 }
 
 /// How guest code is run.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::cpu_clock::Mode;
-use super::time::{clock_ns, monotonic_ns};
+use super::time::{host_ns, monotonic_ns};
 use super::timer::{Expire, TimerId};
 use super::{Current, Events, Kernel, WaitQueue};
 use crate::boot::Cause;
@@ -198,7 +198,7 @@ impl Kernel {
                 guest = guest.saturating_add(mm.address_space().cpu_ns());
             }
         }
-        (guest, clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID))
+        (guest, host_ns(libc::CLOCK_PROCESS_CPUTIME_ID))
     }
 }
 

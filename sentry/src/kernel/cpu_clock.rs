@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::time::monotonic_ns;
+use super::coarse;
+use super::time::host_monotonic_ns;
 
 /// What a thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,16 @@ impl CpuTimes {
         self.user.saturating_add(self.system)
     }
 
+    /// As guests are told: limits go by the exact times.
+    pub fn shown(self) -> CpuTimes {
+        match coarse::clock() {
+            None => self,
+            Some(coarse) => {
+                CpuTimes { user: coarse.shown(self.user), system: coarse.shown(self.system) }
+            }
+        }
+    }
+
     /// The sum of two.
     pub fn plus(self, other: CpuTimes) -> CpuTimes {
         CpuTimes {
@@ -55,7 +66,7 @@ pub struct CpuClock {
 impl CpuClock {
     /// Notes that the thread goes over to `mode`. Only the thread itself calls this.
     pub fn switch(&self, mode: Mode) {
-        let now = monotonic_ns();
+        let now = host_monotonic_ns();
         let mark = self.mark.load(Ordering::Relaxed);
         let passed = now.saturating_sub(mark >> 2);
         // A reader that sees half of a switch finds an odd mark before or a changed one after.
@@ -85,7 +96,7 @@ impl CpuClock {
                 std::hint::spin_loop();
                 continue;
             }
-            let running = || monotonic_ns().saturating_sub(mark >> 2);
+            let running = || host_monotonic_ns().saturating_sub(mark >> 2);
             match mark & 3 {
                 1 => times.user += running(),
                 2 => times.system += running(),

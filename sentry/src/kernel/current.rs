@@ -11,7 +11,7 @@ use platform::{Exception, Fault, GuestThread, Registers, Trap};
 use super::cpu_clock::Mode;
 use super::signal::frame::TrapInfo;
 use super::signal::{AltStack, SigInfo, SigSet};
-use super::{FdTable, Task, exit, oom};
+use super::{FdTable, Task, exit, oom, tsc};
 use crate::mm::{FaultError, MemoryManager};
 use crate::rarely::Rarely;
 use crate::syscalls::{self, SysResult};
@@ -321,6 +321,9 @@ impl Current {
     }
 
     fn exception(&mut self, exception: &Exception) {
+        if tsc::answers(self, exception) {
+            return;
+        }
         let Exception { signo, code, addr, trapno, err } = *exception;
         self.trap = TrapInfo { err, trapno, ..self.trap };
         self.task.force_signal(SigInfo::fault(signo, code, addr));

@@ -217,7 +217,7 @@ fn notify_parent(group: &Arc<ThreadGroup>, status: u32) -> bool {
         signal if status & 0x80 != 0 => (cld::DUMPED, signal as i32),
         signal => (cld::KILLED, signal as i32),
     };
-    let times = group.cpu_times();
+    let times = group.cpu_times().shown();
     let uid = group.leader().map_or(0, |l| l.cred().uid);
     let (utime, stime) = (time::clock_t(times.user), time::clock_t(times.system));
     let mut info = SigInfo::child(code, group.tgid, uid, value, utime, stime);

@@ -8,6 +8,7 @@
 //! `mm`, `files` and `fs` of a task are leaves: take, clone the `Arc`, let go.
 
 pub mod clone;
+pub mod coarse;
 pub mod cpu_budget;
 pub mod cpu_clock;
 pub mod cpu_limit;
@@ -39,6 +40,7 @@ pub mod task_table;
 pub mod thread_group;
 pub mod time;
 pub mod timer;
+mod tsc;
 pub mod unsupported;
 pub mod users;
 pub mod version;

@@ -33,8 +33,9 @@ impl Usage {
     pub fn to_user(&self) -> [i64; 18] {
         let micros = |ns: u64| ((ns / 1_000_000_000) as i64, (ns % 1_000_000_000 / 1000) as i64);
         let mut out = [0; 18];
-        (out[0], out[1]) = micros(self.cpu.user);
-        (out[2], out[3]) = micros(self.cpu.system);
+        let cpu = self.cpu.shown();
+        (out[0], out[1]) = micros(cpu.user);
+        (out[2], out[3]) = micros(cpu.system);
         out[4] = self.max_rss as i64;
         out[8] = self.min_faults as i64;
         out[16] = self.voluntary as i64;

@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use super::Task;
+
 /// A set of CPUs, as the calls pass it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuSet(pub [u64; CpuSet::WORDS]);
@@ -91,4 +93,12 @@ impl Default for SchedState {
             affinity: CpuSet::possible(),
         }
     }
+}
+/// The processor that a task is on, as it is told: the caller's own task.
+pub fn current_cpu(task: &Task) -> u32 {
+    // SAFETY: no arguments; asks for the calling thread's processor.
+    let host = unsafe { libc::sched_getcpu() }.max(0) as usize;
+    let affinity = task.sched.lock().affinity;
+    // The host does not know the affinity: a processor outside of it stands for one inside.
+    (if affinity.contains(host) { host } else { affinity.lowest() }) as u32
 }

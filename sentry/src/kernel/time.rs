@@ -1,4 +1,5 @@
-//! The guest's clocks: the host's, read directly, and processor-time clocks.
+//! The guest's clocks: the host's, read directly or [coarsely](super::coarse), and processor-time
+//! clocks.
 
 use std::sync::Arc;
 
@@ -6,11 +7,50 @@ use abi::Errno;
 use abi::time::NSEC_PER_SEC;
 
 use super::cpu_clock::CpuTimes;
-use super::{Task, ThreadGroup};
+use super::{Task, ThreadGroup, coarse};
 use crate::vfs::Timespec;
 
-/// Nanoseconds of a host clock; 0 if the host does not have it.
+/// Nanoseconds of a clock as guests are told; 0 if the host does not have it.
 pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    match coarse::clock() {
+        None => host_ns(clock),
+        Some(coarse) => coarse.read(clock),
+    }
+}
+
+/// How long until `CLOCK_MONOTONIC`, as guests are told, is at `deadline`; 0 if it is past.
+pub fn wait_ns(deadline: u64) -> u64 {
+    match coarse::clock() {
+        None => deadline.saturating_sub(monotonic_ns()),
+        Some(coarse) => coarse.until(deadline),
+    }
+}
+
+/// The exact `CLOCK_MONOTONIC`, for what guests do not see.
+pub fn host_monotonic_ns() -> u64 {
+    host_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// A timestamp of the host's as guests are told: where time is coarse, without what is finer, and not
+/// in the future.
+pub fn shown_time(time: Timespec) -> Timespec {
+    if coarse::clock().is_none() {
+        return time;
+    }
+    let now = to_timespec(clock_ns(libc::CLOCK_REALTIME));
+    let nsec = time.nsec / coarse::STEP_NS as u32 * coarse::STEP_NS as u32;
+    let coarse = Timespec { nsec, ..time };
+    // Of a host that is ahead, or a moment that somebody chose: that is not about now.
+    let is_now = (time.sec, time.nsec) > (now.sec, now.nsec) && time.sec <= now.sec + 1;
+    if is_now { now } else { coarse }
+}
+
+fn to_timespec(ns: u64) -> Timespec {
+    Timespec { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+}
+
+/// Nanoseconds of a host clock; 0 if the host does not have it.
+pub fn host_ns(clock: libc::clockid_t) -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a valid out-pointer.
     unsafe { libc::clock_gettime(clock, &mut ts) };
@@ -29,8 +69,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// The wall clock, coarse as file timestamps are (`CLOCK_REALTIME_COARSE`).
 pub fn file_time() -> Timespec {
-    let ns = clock_ns(libc::CLOCK_REALTIME_COARSE);
-    Timespec { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
+    to_timespec(clock_ns(libc::CLOCK_REALTIME_COARSE))
 }
 
 /// The longest sleep, about 292 years (`KTIME_MAX`): beyond it is forever.
@@ -54,6 +93,11 @@ impl HostClock {
     /// The time now.
     pub fn now(self) -> u64 {
         clock_ns(self.0)
+    }
+
+    /// Its resolution in nanoseconds.
+    pub fn resolution_ns(self) -> u64 {
+        Clock::Host(self).resolution()
     }
 
     /// When, in nanoseconds of `CLOCK_MONOTONIC`, this clock will show `at` if nobody sets it.
@@ -115,12 +159,13 @@ pub enum CpuOwner {
 }
 
 impl CpuOwner {
-    /// The time so far.
+    /// The time so far, as guests are told.
     pub fn times(&self) -> CpuTimes {
         match self {
             CpuOwner::Thread(task) => task.cpu.times(),
             CpuOwner::Process(group) => group.cpu_times(),
         }
+        .shown()
     }
 
     /// How fast its clock can run at most: the number of threads.
@@ -199,10 +244,18 @@ impl Clock {
     /// Its resolution in nanoseconds (clock_getres).
     pub fn resolution(&self) -> u64 {
         match self {
-            Clock::Host(HostClock(libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE)) => {
+            Clock::Host(HostClock(libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE))
+                if coarse::clock().is_none() =>
+            {
                 TICK_NS
             }
-            Clock::Host(_) | Clock::Cpu(_, CpuKind::Sched) => 1,
+            Clock::Host(_) | Clock::Cpu(_, CpuKind::Sched) => {
+                if coarse::clock().is_some() {
+                    coarse::STEP_NS
+                } else {
+                    1
+                }
+            }
             Clock::Cpu(..) => NSEC_PER_SEC.div_ceil(250),
         }
     }

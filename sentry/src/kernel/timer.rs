@@ -11,7 +11,7 @@ use std::time::Duration;
 use abi::Errno;
 use parking_lot::{Condvar, Mutex};
 
-use super::time::{FOREVER, monotonic_ns};
+use super::time::{FOREVER, wait_ns};
 
 /// What happens at a deadline.
 pub trait Expire: Send + Sync {
@@ -102,9 +102,8 @@ impl Drop for TimerService {
 fn serve(shared: &Shared) {
     let mut queue = shared.queue.lock();
     while !queue.stop {
-        let now = monotonic_ns();
-        match queue.by_time.first_key_value().map(|(&(at, id), _)| (at, id)) {
-            Some((at, id)) if at <= now => {
+        match queue.by_time.first_key_value().map(|(&(at, id), _)| (at, id, wait_ns(at))) {
+            Some((_, id, 0)) => {
                 queue.armed.remove(&id);
                 let target = queue.by_time.pop_first().and_then(|(_, target)| target.upgrade());
                 drop(queue);
@@ -113,9 +112,9 @@ fn serve(shared: &Shared) {
                 }
                 queue = shared.queue.lock();
             }
-            Some((at, _)) => {
+            Some((at, _, left)) => {
                 queue.sleeps_until = at;
-                shared.changed.wait_for(&mut queue, Duration::from_nanos(at - now));
+                shared.changed.wait_for(&mut queue, Duration::from_nanos(left));
                 queue.sleeps_until = 0;
             }
             None => {
@@ -142,6 +141,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::mpsc;
+
+    use crate::kernel::time::monotonic_ns;
 
     struct Tell(mpsc::Sender<u32>, u32);
     impl Expire for Tell {

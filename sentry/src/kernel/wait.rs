@@ -212,11 +212,11 @@ impl Sleeper {
             match deadline {
                 None => std::thread::park(),
                 Some(at) => {
-                    let now = super::time::monotonic_ns();
-                    if now >= at {
+                    let left = super::time::wait_ns(at);
+                    if left == 0 {
                         return false;
                     }
-                    std::thread::park_timeout(std::time::Duration::from_nanos(at - now));
+                    std::thread::park_timeout(std::time::Duration::from_nanos(left));
                 }
             }
         }

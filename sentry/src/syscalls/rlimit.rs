@@ -116,8 +116,8 @@ pub fn getrusage(cur: &mut Current, args: &Args) -> SysResult {
 /// times(2)
 pub fn times(cur: &mut Current, args: &Args) -> SysResult {
     if args.u64(0) != 0 {
-        let own = cur.group.cpu_times();
-        let children = cur.group.children_usage.lock().cpu;
+        let own = cur.group.cpu_times().shown();
+        let children = cur.group.children_usage.lock().cpu.shown();
         let out = [own.user, own.system, children.user, children.system].map(time::clock_t);
         cur.mm.write_obj(args.u64(0), &out)?;
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 
 use super::{Args, SysResult};
-use crate::kernel::sched::CpuSet;
+use crate::kernel::sched::{CpuSet, current_cpu};
 use crate::kernel::{Caps, Current, Task};
 
 /// `SCHED_RESET_ON_FORK`
@@ -315,11 +315,7 @@ pub fn ioprio_set(cur: &mut Current, args: &Args) -> SysResult {
 
 /// getcpu(2)
 pub fn getcpu(cur: &mut Current, args: &Args) -> SysResult {
-    // SAFETY: no arguments; asks for the calling thread's processor.
-    let host = unsafe { libc::sched_getcpu() }.max(0) as usize;
-    let affinity = cur.sched.lock().affinity;
-    // The host does not know the affinity: a processor outside of it stands for one inside.
-    let cpu = if affinity.contains(host) { host } else { affinity.lowest() } as u32;
+    let cpu = current_cpu(cur);
     if args.u64(0) != 0 {
         cur.mm.write_obj(args.u64(0), &cpu)?;
     }

@@ -229,7 +229,7 @@ fn adjust(cur: &mut Current, addr: u64) -> SysResult {
         esterror: 16_000_000,
         status: STA_UNSYNC,
         constant: 2,
-        precision: 1,
+        precision: (HostClock::REALTIME.resolution_ns() / 1000).max(1) as i64,
         tolerance: 32_768_000,
         time: Timeval::from_ns(HostClock::REALTIME.now()),
         tick: 10_000,

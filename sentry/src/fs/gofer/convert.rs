@@ -3,6 +3,7 @@
 use gofer::wire::request::{Changes, Owner};
 use gofer::wire::types as wire;
 
+use crate::kernel::time::shown_time;
 use crate::vfs::attr::SetTime;
 use crate::vfs::{FileType, SetAttr, Timespec};
 
@@ -19,7 +20,7 @@ pub(super) fn file_type(kind: wire::FileKind) -> FileType {
 }
 
 pub(super) fn time(t: wire::Timestamp) -> Timespec {
-    Timespec { sec: t.sec, nsec: t.nsec }
+    shown_time(Timespec { sec: t.sec, nsec: t.nsec })
 }
 
 pub(super) fn changes(c: &SetAttr) -> Changes {

@@ -27,7 +27,7 @@ fn comm_of(task: &Task) -> Vec<u8> {
 /// Which numbers of a process are whose: a directory under `task/` shows its thread's.
 pub(super) fn stat(task: &Arc<Task>, reader: &Task) -> Text {
     let group = &task.group;
-    let times = group.cpu_times();
+    let times = group.cpu_times().shown();
     let (tty, tpgid) = match group.pgrp().session.tty() {
         Some(tty) => (tty.rdev(), tty.foreground().unwrap_or(-1)),
         None => (0, -1),

@@ -100,7 +100,7 @@ fn vmstat(kernel: &Kernel) -> String {
 fn uptime(kernel: &Kernel) -> String {
     let up = kernel.host.uptime_ns() / 10_000_000;
     let cpus = kernel.host.cpus.len() as u64;
-    let busy: u64 = kernel.tasks.all().iter().map(|t| t.cpu.times().total()).sum();
+    let busy: u64 = kernel.tasks.all().iter().map(|t| t.cpu.times().shown().total()).sum();
     let idle = (up * cpus).saturating_sub(busy / 10_000_000);
     format!("{}.{:02} {}.{:02}\n", up / 100, up % 100, idle / 100, idle % 100)
 }
@@ -120,7 +120,7 @@ fn stat(kernel: &Kernel) -> String {
     let (mut user, mut system) = (0, 0);
     let tasks = kernel.tasks.all();
     for task in &tasks {
-        let times = task.cpu.times();
+        let times = task.cpu.times().shown();
         user += ticks(times.user);
         system += ticks(times.system);
     }

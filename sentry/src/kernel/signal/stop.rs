@@ -49,7 +49,7 @@ impl ThreadGroup {
             _ => (self.signals.lock().code & 0x7f) as i32,
         };
         let uid = self.leader().map_or(0, |l| l.cred().uid);
-        let times = self.cpu_times();
+        let times = self.cpu_times().shown();
         let (utime, stime) = (time::clock_t(times.user), time::clock_t(times.system));
         let action = parent.sighand().get(libc::SIGCHLD);
         if action.handler != SIG_IGN && !action.flags.contains(SaFlags::NOCLDSTOP) {
