@@ -1,9 +1,12 @@
-//! The stress suite's guest program: `list` prints its storms, `run STORM` runs one.
+//! The stress suite's guest program: `list` prints its storms, `run STORM` runs one; `coarse` looks
+//! at a coarse clock.
 //!
 //! Linked statically, so that it needs nothing of the sandbox but the kernel. It ends with status 0
 //! if everything was as Linux has it, natively as well as inside, and otherwise with one line on
 //! standard error. Being a guest, it contains assembly: `guest/registers.rs`, and nothing else.
 
+#[path = "guest/clock.rs"]
+mod clock;
 #[path = "guest/code.rs"]
 mod code;
 #[path = "guest/memory.rs"]
@@ -62,10 +65,15 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        ["coarse"] => {
+            sys::fail_by_exit();
+            clock::coarse();
+            ExitCode::SUCCESS
+        }
         // What the storms execute.
         ["exit", code] => ExitCode::from(code.parse::<u8>().unwrap_or(1)),
         _ => {
-            eprintln!("usage: list | run STORM | exit CODE");
+            eprintln!("usage: list | run STORM | coarse | exit CODE");
             ExitCode::from(2)
         }
     }
