@@ -161,7 +161,10 @@ fn sleeps() {
         let before = now(libc::CLOCK_MONOTONIC);
         std::thread::sleep(std::time::Duration::from_micros(us));
         let slept = now(libc::CLOCK_MONOTONIC) - before;
-        assert!(slept >= us * 1000 && slept % STEP == 0 && slept > 0, "{slept} for {us} us");
+        assert!(
+            slept >= us * 1000 && slept.is_multiple_of(STEP) && slept > 0,
+            "{slept} for {us} us"
+        );
     }
     // SAFETY: a new descriptor, live buffers.
     unsafe {
