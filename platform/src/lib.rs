@@ -20,6 +20,7 @@ mod choose;
 pub mod memory_file;
 pub mod mock;
 pub mod notify;
+pub mod place;
 pub mod ptrace;
 mod stub;
 #[cfg(test)]
@@ -242,6 +243,10 @@ pub trait Platform: Send + Sync {
     /// What it counted since it began: `("rings", 17)`, for example. For the log and the bench.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+    /// Whether it chooses the CPUs of the Sentry's threads by itself. Else, [`place::Place`] may.
+    fn places_threads(&self) -> bool {
+        false
     }
     /// A blank address space, with nothing in it but the stub's own pages and the vDSO.
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error>;

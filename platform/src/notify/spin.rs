@@ -25,8 +25,9 @@ const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
 /// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
 /// the gofer is its end.
 const PATIENT: u64 = 5;
-/// Quick requests that one which takes longer than a window, but not longer than a successful pair
-/// would look, outweighs. One that takes even longer outweighs all.
+/// Quick requests that a guest outweighs which computes for longer than a window, but not for longer
+/// than a successful pair would look. An answer may take that long. What takes even longer outweighs
+/// all.
 const SLOW: u32 = 2;
 /// Windows that a late answer may take after which both go on looking, if many came in time.
 const FORGIVEN: u64 = 50;
@@ -210,7 +211,11 @@ impl Spinner {
         } else {
             self.spins.rung.fetch_add(1, Ordering::Relaxed);
             self.streak = self.streak.saturating_add(1);
-            self.weigh(self.asked.wrapping_sub(self.replied));
+            let took = self.asked.wrapping_sub(self.replied);
+            if took > self.spins.window {
+                self.streak = self.streak.saturating_sub(SLOW);
+            }
+            self.weigh(took);
         }
     }
 
@@ -229,8 +234,6 @@ impl Spinner {
     fn weigh(&mut self, took: u64) {
         if took > self.spins.window * PATIENT {
             self.streak = 0;
-        } else if took > self.spins.window {
-            self.streak = self.streak.saturating_sub(SLOW);
         }
     }
 

@@ -124,6 +124,10 @@ impl Platform for PtracePlatform {
         HOST_CALLS
     }
 
+    fn places_threads(&self) -> bool {
+        true
+    }
+
     fn features(&self) -> Vec<String> {
         let vdso = if self.shared.vdso.is_some() { "vdso" } else { "no vdso" };
         vec![vdso.into(), format!("xcr0 {:#x}", self.shared.xcr0)]

@@ -56,7 +56,9 @@ pub fn current_task() -> Option<Arc<Task>> {
 
 /// The task that the calling host thread ran has ended.
 pub(super) fn forget() {
-    TASK.set(None);
+    if let Some(task) = TASK.take() {
+        task.sleeper.place.loosen();
+    }
 }
 
 /// What the calling thread is doing, for a report of a panic.
@@ -100,6 +102,9 @@ impl Current {
     ) -> Current {
         guest.set_tsc(!task.no_tsc.load(Ordering::Relaxed));
         task.sleeper.bind();
+        if !task.kernel.platform.places_threads() {
+            task.sleeper.place.settle();
+        }
         task.set_kicker(Some(guest.kicker()));
         TASK.set(Some(task.clone()));
         Current {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use platform::place::Place;
 
 #[allow(missing_docs)] // The names are Linux's.
 mod bits {
@@ -176,15 +177,12 @@ impl Drop for Registration {
 }
 
 /// The sleeping side of one host thread: a token that is set by a wake-up and consumed by a sleep.
+#[derive(Default)]
 pub struct Sleeper {
     thread: std::sync::OnceLock<std::thread::Thread>,
     woken: AtomicBool,
-}
-
-impl Default for Sleeper {
-    fn default() -> Self {
-        Sleeper { thread: std::sync::OnceLock::new(), woken: AtomicBool::new(false) }
-    }
+    /// Where it wakes up.
+    pub place: Place,
 }
 
 impl Sleeper {
@@ -198,6 +196,7 @@ impl Sleeper {
         if !self.woken.swap(true, Ordering::AcqRel)
             && let Some(thread) = self.thread.get()
         {
+            self.place.wakes();
             thread.unpark();
         }
     }
@@ -205,6 +204,16 @@ impl Sleeper {
     /// Sleeps until [`Sleeper::unpark`] or `deadline` (nanoseconds of `CLOCK_MONOTONIC`). Returns
     /// whether it was woken. May return `true` spuriously if a wake-up came earlier.
     pub fn park(&self, deadline: Option<u64>) -> bool {
+        if self.woken.swap(false, Ordering::AcqRel) {
+            return true;
+        }
+        self.place.sleeps();
+        let woken = self.sleep(deadline);
+        self.place.woke();
+        woken
+    }
+
+    fn sleep(&self, deadline: Option<u64>) -> bool {
         loop {
             if self.woken.swap(false, Ordering::AcqRel) {
                 return true;
