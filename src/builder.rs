@@ -175,6 +175,18 @@ impl Builder {
         self
     }
 
+    /// An AppArmor profile of the host's for the sandbox's processes.
+    pub fn apparmor(mut self, profile: impl Into<String>) -> Builder {
+        self.sandbox.apparmor = Some(profile.into());
+        self
+    }
+
+    /// An SELinux label for the sandbox's processes.
+    pub fn selinux_label(mut self, label: impl Into<String>) -> Builder {
+        self.sandbox.selinux_label = Some(label.into());
+        self
+    }
+
     /// How guest code is run.
     pub fn platform(mut self, platform: PlatformChoice) -> Builder {
         self.sandbox.platform = platform;

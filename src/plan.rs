@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lockdown::Labels;
 use nix::unistd;
 use sentry::boot::spec::{self, BootSpec};
 use sentry::kernel::Caps;
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) log: OwnedFd,
     /// All limits, those of the profile as well.
     pub(crate) limits: Limits,
+    /// What the host's security modules call the processes.
+    pub(crate) labels: Labels,
     /// The host's group for all processes.
     pub(crate) cgroup: Cgroup,
     /// What the group keeps: what was asked for, not what is there by default.
@@ -120,6 +123,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         seccomp: seccomp.as_ref().map(|compiled| compiled.spec.clone()),
         limits: for_sentry(&limits),
     };
+    let labels = labels(sandbox)?;
     // Last, because these may create files.
     let auditor = Auditor::open(&sandbox.audit, sandbox)?;
     let log = open_log(sandbox.log.as_deref())?;
@@ -133,7 +137,21 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
     }
     let cgroup_limits = if sandbox.profile.is_some() { limits } else { sandbox.limits };
     let cgroup = sandbox.cgroup.clone();
-    Ok(Plan { spec, files, log, limits, cgroup, cgroup_limits, auditor })
+    Ok(Plan { spec, files, log, limits, labels, cgroup, cgroup_limits, auditor })
+}
+
+/// The labels, if the host has what they need.
+fn labels(sandbox: &Sandbox) -> Result<Labels, Error> {
+    let labels =
+        Labels { apparmor: sandbox.apparmor.clone(), selinux: sandbox.selinux_label.clone() };
+    match labels.check() {
+        Ok(()) => Ok(labels),
+        Err(error) => {
+            let selinux = error.layer == lockdown::Layer::SELinux;
+            let option = if selinux { "--selinux-label" } else { "--apparmor" };
+            Err(Error::option(option, error.to_string()))
+        }
+    }
 }
 
 /// The caller's user, group and supplementary groups.

@@ -41,6 +41,10 @@ pub struct Sandbox {
     pub hostname: Option<OsString>,
     /// A seccomp profile: what docker and OCI runtimes take.
     pub seccomp: Option<PathBuf>,
+    /// An AppArmor profile of the host's for the gofer, the Sentry and all that it makes.
+    pub apparmor: Option<String>,
+    /// Likewise an SELinux label.
+    pub selinux_label: Option<String>,
     /// What it may use.
     pub limits: Limits,
     /// What the host's control groups see to.

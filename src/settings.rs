@@ -100,6 +100,12 @@ pub(crate) struct Settings {
     /// Filter system calls by a seccomp profile in JSON, as docker and OCI runtimes take it
     #[arg(long, value_name = "FILE")]
     seccomp: Option<Text>,
+    /// Put the sandbox's processes under an AppArmor profile of the host's
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<Text>,
+    /// Likewise, give them an SELinux label
+    #[arg(long, value_name = "LABEL")]
+    selinux_label: Option<Text>,
     /// Most memory, files in memory included: 512M, 1.5G
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     memory: Option<Text>,
@@ -224,6 +230,8 @@ impl Settings {
             cap_ambient: both(base.cap_ambient, self.cap_ambient),
             hostname: self.hostname.or(base.hostname),
             seccomp: self.seccomp.or(base.seccomp),
+            apparmor: self.apparmor.or(base.apparmor),
+            selinux_label: self.selinux_label.or(base.selinux_label),
             memory: self.memory.or(base.memory),
             cpus: self.cpus.or(base.cpus),
             pids: self.pids.or(base.pids),
@@ -275,6 +283,11 @@ impl Settings {
             capabilities: self.capabilities()?,
             hostname: self.hostname.as_ref().map(|name| name.0.clone()),
             seccomp: self.seccomp.as_ref().map(|path| PathBuf::from(&path.0)),
+            apparmor: self.apparmor.as_ref().map(|it| it.0.to_string_lossy().into_owned()),
+            selinux_label: self
+                .selinux_label
+                .as_ref()
+                .map(|it| it.0.to_string_lossy().into_owned()),
             limits: self.limits()?,
             cgroup: self.cgroup()?,
             platform: match &self.platform {

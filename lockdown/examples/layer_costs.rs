@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use rsentry_lockdown::{
-    AllowList, Capabilities, FileAccess, IdMap, Identity, Jail, Namespaces, Root, spawn,
+    AllowList, Capabilities, FileAccess, IdMap, Identity, Jail, Labels, Namespaces, Root, spawn,
 };
 
 const ROUNDS: usize = 100;
@@ -62,6 +62,7 @@ fn jail(namespaces: Namespaces) -> Jail {
         root: Root::Empty,
         rlimits: Vec::new(),
         capabilities: Capabilities::NONE,
+        labels: Labels::default(),
         files: FileAccess::None,
     }
 }

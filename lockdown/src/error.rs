@@ -15,6 +15,8 @@ pub enum Layer {
     Mounts,
     Rlimits,
     Capabilities,
+    AppArmor,
+    SELinux,
     Landlock,
     Seccomp,
 }
@@ -31,6 +33,8 @@ impl fmt::Display for Layer {
             Layer::Mounts => "mounts",
             Layer::Rlimits => "resource limits",
             Layer::Capabilities => "capabilities",
+            Layer::AppArmor => "AppArmor",
+            Layer::SELinux => "SELinux",
             Layer::Landlock => "Landlock",
             Layer::Seccomp => "seccomp",
         })

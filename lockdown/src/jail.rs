@@ -7,6 +7,7 @@ use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::labels::Labels;
 use crate::namespaces::Namespaces;
 use crate::rlimits::Rlimit;
 use crate::seccomp::AllowList;
@@ -33,6 +34,8 @@ pub struct Jail {
     pub rlimits: Vec<Rlimit>,
     /// What stays in its permitted and effective sets; the other three sets are empty.
     pub capabilities: Capabilities,
+    /// What Linux's security modules call it.
+    pub labels: Labels,
     /// What Landlock lets it do with files. Network, signals and abstract sockets are cut off in
     /// any case, where the host's Landlock can.
     pub files: FileAccess,
@@ -56,6 +59,8 @@ impl Jail {
         process::detach()?;
         process::detach_keyring();
         process::raise_oom_score(self.oom_score)?;
+        // Changing ids makes the process undumpable, and its attributes root's.
+        let labels = self.labels.open()?;
         self.identity.assume()?;
         match &self.root {
             Root::Empty => mounts::enter_empty_root()?,
@@ -65,6 +70,9 @@ impl Jail {
             limit.apply()?;
         }
         self.capabilities.keep_only()?;
+        // Later than in DESIGN's order, so that a profile need not allow what was done up to here; and
+        // before `no_new_privs`, which forbids such changes.
+        labels.apply()?;
         process::no_new_privileges()?;
         landlock::restrict(self.files)?;
         // Changing ids made the process undumpable; the Sentry's stubs, its children, must not

@@ -14,6 +14,7 @@ mod error;
 mod features;
 mod identity;
 mod jail;
+mod labels;
 mod landlock;
 mod mounts;
 mod namespaces;
@@ -32,6 +33,7 @@ pub use identity::{IdMap, Identity};
 #[cfg(debug_assertions)]
 pub use jail::confine_and_tell;
 pub use jail::{FileAccess, Jail, Sealer, confine};
+pub use labels::Labels;
 pub use namespaces::Namespaces;
 pub use process::wipe_environment;
 pub use rlimits::Rlimit;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::finding::Severity::{self, High, Info, Low, Medium};
 use super::finding::{Report, quoted};
 use super::node::{Malformed, Node};
-use super::oci::CAPABILITIES;
+use super::oci::{CAPABILITIES, UNCONFINED_TYPES};
 use super::paths::{normalized, sensitivity, within};
 use super::secrets;
 
@@ -49,6 +49,7 @@ pub(super) fn check(value: &Value) -> Result<Report, Malformed> {
     seccomp(&root, &mut report)?;
     limits(&root, strict, &mut report)?;
     cgroup(&root, &mut report)?;
+    labels(&root, &mut report)?;
     audit(&root, &mut report)?;
     Ok(report.sorted())
 }
@@ -194,6 +195,25 @@ fn cgroup(root: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
     if writable && !limits.exists() {
         let why = "what it reads and writes by rw is not limited";
         report.add("limit-io", Info, limits.at(), why, "limit the device that rw is on");
+    }
+    Ok(())
+}
+
+/// Layers of the host's around the Sentry and the gofer, which do well without.
+fn labels(root: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
+    for (name, open) in [("apparmor", &["unconfined"][..]), ("selinux-label", UNCONFINED_TYPES)] {
+        let node = root.get(name)?;
+        let text = node.text_or_empty()?;
+        if open.iter().any(|open| text.split(':').any(|part| part == *open)) {
+            let why = format!("{} confines nothing", quoted(text));
+            report.add(
+                "lsm-unconfined",
+                Low,
+                node.at(),
+                why,
+                "name one that does, or leave it out",
+            );
+        }
     }
     Ok(())
 }

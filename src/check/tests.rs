@@ -56,9 +56,11 @@ fn golden_policies() {
     assert_eq!(policy(loose), expected);
     let rights = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n\
                   cap-add = ['SYS_ADMIN', 'cap_kill', 'ALL']\ncap-drop = ['CAP_MAGIC']\n\
-                  cap-ambient = ['KILL']\nseccomp = 'a.json'\ncgroup = 'none'\n";
+                  cap-ambient = ['KILL']\nseccomp = 'a.json'\ncgroup = 'none'\n\
+                  apparmor = 'unconfined'\nselinux-label = 'u:r:spc_t:s0'\n";
     let expected = "low capability /cap-add/0\nlow capability /cap-add/2\nlow cap-unknown /cap-drop/0\n\
                     low seccomp-relative-path /seccomp\nlow cgroup-missing /cgroup\n\
+                    low lsm-unconfined /apparmor\nlow lsm-unconfined /selinux-label\n\
                     info capability /cap-add/1\ninfo cap-ambient /cap-ambient/0\n";
     assert_eq!(policy(rights), expected);
     let open = "profile = 'strict'\nuser = 1000\naudit = 'syslog'\naudit-required = true\n\

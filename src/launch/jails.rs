@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lockdown::cgroup::Cgroup;
 use lockdown::{
     AllowList, Argument, Capabilities, Condition, FileAccess, Helped, IdMap, Identity, Jail,
-    Namespaces, Rlimit, Root,
+    Labels, Namespaces, Rlimit, Root,
 };
 use nix::unistd;
 use sentry::boot::HostCalls;
@@ -121,7 +121,7 @@ const RLIMITS: [Rlimit; 5] = [
 ];
 
 /// The Sentry: no files, no network, no capabilities, nobody's user.
-pub(super) fn sentry(caller: &Caller, cgroup: &Option<Arc<Cgroup>>) -> Jail {
+pub(super) fn sentry(caller: &Caller, labels: &Labels, cgroup: &Option<Arc<Cgroup>>) -> Jail {
     Jail {
         name: "sentry",
         cgroup: cgroup.clone(),
@@ -132,6 +132,7 @@ pub(super) fn sentry(caller: &Caller, cgroup: &Option<Arc<Cgroup>>) -> Jail {
         root: Root::Empty,
         rlimits: RLIMITS.to_vec(),
         capabilities: Capabilities::NONE,
+        labels: labels.clone(),
         files: FileAccess::None,
     }
 }
@@ -142,6 +143,7 @@ pub(super) fn gofer(
     caller: &Caller,
     files: &Files,
     guest: Guest,
+    labels: &Labels,
     cgroup: &Option<Arc<Cgroup>>,
 ) -> Jail {
     let identity = caller.all_ids(guest);
@@ -167,6 +169,7 @@ pub(super) fn gofer(
         root: Root::Files(files.view.clone()),
         rlimits: RLIMITS.to_vec(),
         capabilities,
+        labels: labels.clone(),
         files: if files.writable() { FileAccess::Write } else { FileAccess::Read },
     }
 }

@@ -54,7 +54,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
     let caller = Caller::new()?;
     // The Sentry will have no /proc.
     platform::look_around();
-    let Plan { mut spec, files, log, limits, cgroup, cgroup_limits, mut auditor } = plan;
+    let Plan { mut spec, files, log, limits, labels, cgroup, cgroup_limits, mut auditor } = plan;
     let signals = Signals::block()?;
     let mut terminal = Terminal::find();
     spec.terminal = terminal.as_ref().map(Terminal::spec);
@@ -77,7 +77,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
     }
 
     let guest = Guest { root: spec.uid == 0, owners: files.named };
-    let jail = jails::gofer(&caller, &files, guest, &cgroup);
+    let jail = jails::gofer(&caller, &files, guest, &labels, &cgroup);
     let mut keep = vec![null.as_fd(), null.as_fd(), log.as_fd(), gofer_end.as_fd()];
     let hook = Hook::add(jail.name, &mut keep);
     let one_user = jail.identity.uids != lockdown::IdMap::Identity;
@@ -88,7 +88,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
         })
     }?;
 
-    let jail = jails::sentry(&caller, &cgroup);
+    let jail = jails::sentry(&caller, &labels, &cgroup);
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut keep = vec![
         stdin.as_fd(),

@@ -297,8 +297,9 @@ impl Profile {
         }
         if rule.action == Name::Notify {
             return Err(format!(
-                "{field}.action: SCMP_ACT_NOTIFY: no program outside of the sandbox can decide \
-                 calls (listenerPath)"
+                "{field}.action: SCMP_ACT_NOTIFY is not possible: a program outside (listenerPath) \
+                 would hold a listener of the host's kernel, and could let that run the guest's \
+                 calls; use SCMP_ACT_ERRNO or SCMP_ACT_LOG"
             ));
         }
         for name in names {

@@ -30,6 +30,8 @@ const REFUSED: &[(&[&str], i32, &str)] = &[
     (&["run", "--cap-add", "CAP_MAGIC", "true"], 125, "CAP_MAGIC"),
     (&["run", "--cap-add=KILL", "--cap-drop=cap_kill", "true"], 125, "--cap-drop: CAP_KILL"),
     (&["run", "--user=5", "--cap-ambient=KILL", "true"], 125, "--cap-ambient: CAP_KILL"),
+    (&["run", "--apparmor=no such profile", "true"], 125, "--apparmor: AppArmor"),
+    (&["run", "--selinux-label=", "true"], 125, "--selinux-label: SELinux"),
     (&["run", "--hostname", "", "true"], 125, "--hostname"),
     (&["run", "--platform", "magic", "true"], 125, "magic"),
     (&["run", "--strace=read,", "true"], 125, "--strace"),
@@ -54,6 +56,25 @@ fn bad_requests_get_one_line_that_names_them() {
     sandboxes.assert_nothing_left();
     let files: Vec<_> = std::fs::read_dir(sandboxes.work()).unwrap().collect();
     assert!(files.is_empty(), "files were left behind: {files:?}");
+}
+
+/// Each on a host without that layer.
+#[test]
+fn labels_of_layers_that_the_host_lacks_are_refused() {
+    let sandboxes = Sandboxes::new();
+    for (option, layer, place) in [
+        ("--apparmor=some-profile", "AppArmor", "/sys/module/apparmor"),
+        ("--selinux-label=system_u:system_r:container_t:s0", "SELinux", "/sys/fs/selinux/enforce"),
+    ] {
+        if std::path::Path::new(place).exists() {
+            eprintln!("skipped: this host has {layer}");
+            continue;
+        }
+        let output = sandboxes.run(&["run", option, "true"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains(layer) && said.contains("this host has it not enabled"), "{said}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod seccomp;
 
 use serde_json::Value;
 
-pub(super) use process::CAPABILITIES;
+pub(super) use process::{CAPABILITIES, UNCONFINED_TYPES};
 
 use super::finding::Severity::{Critical, Info, Low, Medium};
 use super::finding::{Report, quoted};

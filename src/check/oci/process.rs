@@ -55,6 +55,10 @@ pub(in crate::check) const CAPABILITIES: &[(&str, Severity, &str)] = &[
     ("WAKE_ALARM", Low, "wakes the host up"),
 ];
 
+/// SELinux types under which everything is allowed.
+pub(in crate::check) const UNCONFINED_TYPES: &[&str] =
+    &["spc_t", "unconfined_t", "kernel_t", "init_t"];
+
 /// Sets in the order of how much they matter. Of `bounding` alone, a program gets only what an
 /// executable file gives it.
 const SETS: &[&str] = &["effective", "permitted", "ambient", "inheritable", "bounding"];
@@ -170,9 +174,8 @@ fn capabilities(sets: &Node<'_>, context: &Context, report: &mut Report) -> Resu
 fn labels(process: &Node<'_>, report: &mut Report) -> Result<(), Malformed> {
     let (apparmor, selinux) = (process.get("apparmorProfile")?, process.get("selinuxLabel")?);
     let (profile, label) = (apparmor.text_or_empty()?, selinux.text_or_empty()?);
-    let open_label = ["spc_t", "unconfined_t", "kernel_t", "init_t"]
-        .iter()
-        .any(|domain| label.split(':').any(|part| part == *domain));
+    let open_label =
+        UNCONFINED_TYPES.iter().any(|domain| label.split(':').any(|part| part == *domain));
     if profile == "unconfined" {
         let why = "AppArmor is switched off";
         report.add(
