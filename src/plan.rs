@@ -117,6 +117,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         rlimits: Vec::new(),
         platform: sandbox.platform,
         clock: sandbox.clock.unwrap_or(profile.clock()),
+        own_clocks: false,
         strace: sandbox.strace.clone(),
         log_format: sandbox.log_format,
         terminal: None,

@@ -12,7 +12,7 @@ use crate::namespaces::Namespaces;
 use crate::rlimits::Rlimit;
 use crate::seccomp::AllowList;
 use crate::view::Root;
-use crate::{landlock, mounts, process};
+use crate::{clocks, landlock, mounts, process};
 
 /// Everything that one process of a sandbox may do on the host, but for the calls that it may make:
 /// those it names when it seals itself, see [`Sealer`].
@@ -59,6 +59,9 @@ impl Jail {
         process::detach()?;
         process::detach_keyring();
         process::raise_oom_score(self.oom_score)?;
+        if self.namespaces.has_time() {
+            clocks::enter()?;
+        }
         // Changing ids makes the process undumpable, and its attributes root's.
         let labels = self.labels.open()?;
         self.identity.assume()?;

@@ -9,6 +9,7 @@
 
 mod capabilities;
 pub mod cgroup;
+pub mod clocks;
 mod descriptors;
 mod error;
 mod features;

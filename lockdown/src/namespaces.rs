@@ -2,6 +2,9 @@
 
 use std::ops::BitOr;
 
+/// `CLONE_NEWTIME`
+const TIME: u64 = 0x80;
+
 /// A set of namespaces to make new.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces(u64);
@@ -22,14 +25,23 @@ impl Namespaces {
     /// cgroup_namespaces(7).
     pub const CGROUP: Namespaces = Namespaces(libc::CLONE_NEWCGROUP as u64);
 
-    /// All of the above.
+    /// time_namespaces(7), where the host has them, with clocks that begin anew.
+    pub const TIME: Namespaces = Namespaces(TIME);
+
+    /// All of the above but for the last.
     pub fn all() -> Namespaces {
         Self::USER | Self::PID | Self::MOUNT | Self::NET | Self::IPC | Self::UTS | Self::CGROUP
     }
 
-    /// The flags as clone3(2) takes them.
+    /// The flags as clone3(2) takes them. A time namespace is made from inside, because its clocks
+    /// must be set before anybody is in it.
     pub(crate) fn flags(self) -> u64 {
-        self.0
+        self.0 & !TIME
+    }
+
+    /// Whether there is to be a time namespace.
+    pub(crate) fn has_time(self) -> bool {
+        self.0 & TIME != 0
     }
 }
 

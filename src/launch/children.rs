@@ -112,8 +112,9 @@ fn bound_arenas() {
 
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
-pub(super) fn sentry_main(spec: BootSpec, audit: bool, sealer: Sealer, hook: Hook) -> u8 {
+pub(super) fn sentry_main(mut spec: BootSpec, audit: bool, sealer: Sealer, hook: Hook) -> u8 {
     bound_arenas();
+    spec.own_clocks = lockdown::clocks::are_own();
     log::use_descriptor(sentry_fd::LOG);
     let fds = BootFds {
         stdin: take(libc::STDIN_FILENO),

@@ -127,7 +127,8 @@ pub(super) fn sentry(caller: &Caller, labels: &Labels, cgroup: &Option<Arc<Cgrou
         cgroup: cgroup.clone(),
         // Guests first: the stubs have it, too. Then what they need.
         oom_score: 500,
-        namespaces: Namespaces::all(),
+        // The clocks are the guest's as well, by the vDSO: how long the host is up is not its business.
+        namespaces: Namespaces::all() | Namespaces::TIME,
         identity: caller.nobody(),
         root: Root::Empty,
         rlimits: RLIMITS.to_vec(),

@@ -1,5 +1,5 @@
-//! The stress suite's guest program: `list` prints its storms, `run STORM` runs one; `coarse` looks
-//! at a coarse clock.
+//! The stress suite's guest program: `list` prints its storms, `run STORM` runs one; `coarse` and
+//! `uptime` look at clocks.
 //!
 //! Linked statically, so that it needs nothing of the sandbox but the kernel. It ends with status 0
 //! if everything was as Linux has it, natively as well as inside, and otherwise with one line on
@@ -70,10 +70,15 @@ fn main() -> ExitCode {
             clock::coarse();
             ExitCode::SUCCESS
         }
+        ["uptime"] => {
+            sys::fail_by_exit();
+            clock::uptime();
+            ExitCode::SUCCESS
+        }
         // What the storms execute.
         ["exit", code] => ExitCode::from(code.parse::<u8>().unwrap_or(1)),
         _ => {
-            eprintln!("usage: list | run STORM | coarse | exit CODE");
+            eprintln!("usage: list | run STORM | coarse | uptime | exit CODE");
             ExitCode::from(2)
         }
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rsentry_tests::{Sandboxes, on_every_platform, text};
+use rsentry_tests::{Sandboxes, finish, on_every_platform, text};
 use syscall_conformance::build;
 
 /// The guest program of this build.
@@ -70,4 +70,31 @@ fn strict_is_coarse(platform: &str) {
     assert!(has_vdso(&["run", "--profile=strict", "--clock=precise"]));
 }
 
-on_every_platform!(every_way_to_tell_the_time_is_coarse, real_programs_stand_it, strict_is_coarse,);
+/// The host's uptime would tell sandboxes of one host from those of others. The host must have been up
+/// for longer than a sandbox is for this to be able to fail.
+fn the_hosts_uptime_is_not_told(platform: &str) {
+    if !Path::new("/proc/self/ns/time").exists() {
+        return;
+    }
+    let sandboxes = Sandboxes::on(platform);
+    // Unprivileged callers may not see the build directory.
+    let folder = sandboxes.work().join("guest");
+    std::fs::create_dir(&folder).expect("a folder");
+    let copied = std::process::Command::new("cp").arg(guest()).arg(&folder).status();
+    assert!(copied.expect("cp runs").success());
+    let folder = format!("{}:/clock", folder.display());
+    for clock in ["--clock=precise", "--clock=coarse"] {
+        let arguments = ["run", clock, "--ro", &folder, "--", "/clock/stress-guest", "uptime"];
+        for (who, command) in sandboxes.callers(&arguments) {
+            let output = finish(command);
+            assert!(output.status.success(), "{who}, {clock}: {}", text(&output.stderr));
+        }
+    }
+}
+
+on_every_platform!(
+    every_way_to_tell_the_time_is_coarse,
+    real_programs_stand_it,
+    strict_is_coarse,
+    the_hosts_uptime_is_not_told,
+);

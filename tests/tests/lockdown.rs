@@ -89,6 +89,12 @@ fn both_are_locked_down(platform: &str) {
                 [&me, &running.gofer, &running.sentry].map(|it| it.namespace(name)).into();
             assert_eq!(all.len(), 3, "{who}: {name} is shared: {all:?}");
         }
+        if is_root() && Path::new("/proc/self/ns/time").exists() {
+            assert_ne!(running.sentry.namespace("time"), me.namespace("time"), "{who}");
+            for stub in Process::children(running.sentry.pid) {
+                assert_eq!(stub.namespace("time"), running.sentry.namespace("time"), "{who}");
+            }
+        }
         for set in CAPABILITY_SETS {
             assert_eq!(running.sentry.field(set), format!("{:016x}", 0), "{who}: {set}");
             // A root caller's gofer reads all that root may read, and can do no more than that.

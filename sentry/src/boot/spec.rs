@@ -43,6 +43,8 @@ pub struct BootSpec {
     pub platform: PlatformChoice,
     /// How exactly it can tell the time.
     pub clock: ClockChoice,
+    /// The Sentry is in a time namespace that began with the sandbox.
+    pub own_clocks: bool,
     /// Which calls to print, if any.
     pub strace: Option<StraceFilter>,
     /// How log and strace lines look.

@@ -121,5 +121,5 @@ pub fn times(cur: &mut Current, args: &Args) -> SysResult {
         let out = [own.user, own.system, children.user, children.system].map(time::clock_t);
         cur.mm.write_obj(args.u64(0), &out)?;
     }
-    Ok(time::clock_t(time::clock_ns(libc::CLOCK_BOOTTIME)))
+    Ok(time::clock_t(cur.kernel.host.uptime_ns()))
 }

@@ -3,7 +3,6 @@
 use abi::Errno;
 
 use super::{Args, SysResult};
-use crate::kernel::time::clock_ns;
 use crate::kernel::{Caps, Current, version};
 use crate::mm::random_bytes;
 
@@ -64,7 +63,7 @@ pub fn sysinfo(cur: &mut Current, args: &Args) -> SysResult {
     let memory = &cur.kernel.memory;
     let (total, free) = (memory.limit(), memory.limit().saturating_sub(memory.used()));
     let mut out = [0u64; 14];
-    out[0] = clock_ns(libc::CLOCK_BOOTTIME) / 1_000_000_000;
+    out[0] = cur.kernel.host.uptime_ns() / 1_000_000_000;
     out[4] = total;
     out[5] = free;
     // `procs` is a short, with padding behind it.

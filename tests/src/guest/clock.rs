@@ -61,6 +61,47 @@ fn distances(ns: u64, clock: impl Fn() -> u64) -> Vec<u64> {
     seen
 }
 
+/// How long the machine is up, whichever way one asks: always the same, and not for long.
+pub(crate) fn uptime() {
+    const SECOND: u64 = 1_000_000_000;
+    let by_call = |clock: i32| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a live buffer.
+        unsafe { libc::syscall(libc::SYS_clock_gettime, clock, &mut time) };
+        time.tv_sec as u64 * SECOND + time.tv_nsec as u64
+    };
+    let field = |path: &str, start: &str| -> u64 {
+        let text = std::fs::read_to_string(path).expect("a file of /proc");
+        let line = text.lines().find_map(|line| line.strip_prefix(start)).expect("a line");
+        let number = line.split([' ', '.']).next().expect("a number");
+        number.parse().expect("a number")
+    };
+    // SAFETY: live buffers.
+    let (info, ticks) = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        assert_eq!(libc::sysinfo(&mut info), 0);
+        (info, libc::times(&mut std::mem::zeroed()) as u64)
+    };
+    let start = std::fs::read_to_string("/proc/self/stat").expect("stat");
+    let start: u64 = start.split(' ').nth(21).and_then(|f| f.parse().ok()).expect("starttime");
+    let all = [
+        now(libc::CLOCK_MONOTONIC),
+        by_call(libc::CLOCK_MONOTONIC),
+        now(libc::CLOCK_BOOTTIME),
+        by_call(libc::CLOCK_BOOTTIME),
+        by_call(libc::CLOCK_MONOTONIC_COARSE),
+        info.uptime as u64 * SECOND,
+        ticks * (SECOND / 100),
+        start * (SECOND / 100),
+        field("/proc/uptime", "") * SECOND,
+        now(libc::CLOCK_REALTIME) - field("/proc/stat", "btime ") * SECOND,
+    ];
+    let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+    assert!(most - least < 10 * SECOND && *most < 100 * SECOND, "{all:?}");
+    let raw = [now(libc::CLOCK_MONOTONIC_RAW), by_call(libc::CLOCK_MONOTONIC_RAW)];
+    assert!(raw.iter().all(|&raw| raw < 1 << 50), "{raw:?}");
+}
+
 /// All of it; ends with a message if something is not so.
 pub(crate) fn coarse() {
     // SAFETY: reads the auxiliary vector.
