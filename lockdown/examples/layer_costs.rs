@@ -21,6 +21,7 @@ fn main() {
         ("IPC namespace", Namespaces::IPC),
         ("UTS namespace", Namespaces::UTS),
         ("cgroup namespace", Namespaces::CGROUP),
+        ("time namespace", Namespaces::TIME),
     ];
     let list = AllowList::of(&[libc::SYS_exit_group, libc::SYS_write]);
     let mut variants = Vec::new();
