@@ -21,6 +21,7 @@ mod exhaust;
 mod fuzz;
 mod health;
 mod hogs;
+mod hold;
 mod jump;
 mod objects;
 mod patch;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         }
         ["fuzz", seed, seconds, table] => return fuzz::run(seed, seconds, table),
         ["race", seconds] => return race::run(seconds),
+        ["hold", what] => return hold::run(what),
         ["guest", what] => return concert::run(what),
         [class] => (*class, None),
         [class, only] => (*class, Some(*only)),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::anon::{self, AnonKind};
 use crate::kernel::{Credentials, Current, Events, WaitQueue};
+use crate::kmem::{self, KernelMemory};
 use crate::vfs::notify::{self, Watcher};
 use crate::vfs::{FileDescription, FileOps, Inode, IoDst, OpenFlags};
 
@@ -58,7 +59,7 @@ impl Event {
 struct Instance {
     id: u64,
     next_wd: AtomicI32,
-    queued: Mutex<VecDeque<Event>>,
+    queued: Mutex<VecDeque<(Event, Option<KernelMemory>)>>,
     queue: WaitQueue,
 }
 
@@ -67,14 +68,18 @@ impl Watcher for Instance {
         {
             let mut queued = self.queued.lock();
             let mut event = Event { wd, mask, cookie, name: name.into() };
-            if queued.len() >= MAX_QUEUED {
+            let mut memory = None;
+            if queued.len() < MAX_QUEUED {
+                memory = kmem::charge(kmem::INOTIFY_EVENT + name.len());
+            }
+            if memory.is_none() {
                 event = Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: [].into() };
             }
             // What says the same as the last one says nothing.
-            if queued.back() == Some(&event) {
+            if queued.back().is_some_and(|(last, _)| *last == event) {
                 return;
             }
-            queued.push_back(event);
+            queued.push_back((event, memory));
         }
         self.queue.wake(Events::IN | Events::RDNORM);
     }
@@ -137,14 +142,14 @@ impl FileOps for Inotify {
         let mut done = 0;
         loop {
             let mut queued = self.0.queued.lock();
-            let Some(next) = queued.front() else { break };
+            let Some((next, _)) = queued.front() else { break };
             if next.len() > dst.remaining() {
                 if done == 0 {
                     return Err(Errno::EINVAL);
                 }
                 break;
             }
-            let Some(event) = queued.pop_front() else { break };
+            let Some((event, _)) = queued.pop_front() else { break };
             drop(queued);
             done += dst.write(&event.encode())?;
         }
@@ -167,7 +172,7 @@ impl FileOps for Inotify {
         if cmd != libc::FIONREAD as u32 {
             return Err(Errno::ENOTTY);
         }
-        let bytes: usize = self.0.queued.lock().iter().map(Event::len).sum();
+        let bytes: usize = self.0.queued.lock().iter().map(|(event, _)| event.len()).sum();
         cur.mm.write_obj(arg, &i32::try_from(bytes).unwrap_or(i32::MAX))?;
         Ok(0)
     }

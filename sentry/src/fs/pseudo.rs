@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::kernel::Task;
 use crate::kernel::time::file_time;
+use crate::kmem::{self, KernelMemory};
 use crate::vfs::{
     Attr, DentryPolicy, DirEntry, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst,
     IoSrc, LinkTarget, NewNode, OpenArgs, PATH_MAX, SetAttr, StatFs, Timespec, mount,
@@ -242,7 +243,7 @@ struct OpenFile {
     content: Arc<dyn Content>,
     /// Through whose eyes it is computed.
     opener: Weak<Task>,
-    text: Mutex<Option<Vec<u8>>>,
+    text: Mutex<Option<(Vec<u8>, KernelMemory)>>,
 }
 
 impl FileOps for OpenFile {
@@ -250,9 +251,14 @@ impl FileOps for OpenFile {
         let task = self.opener.upgrade().ok_or(Errno::ESRCH)?;
         let mut text = self.text.lock();
         if offset == 0 || text.is_none() {
-            *text = Some(self.content.read(&task)?);
+            // What is replaced is given back first.
+            *text = None;
+            let mut made = self.content.read(&task)?;
+            made.shrink_to_fit();
+            let memory = kmem::charge(made.capacity()).ok_or(Errno::ENOMEM)?;
+            *text = Some((made, memory));
         }
-        let text = text.as_deref().unwrap_or_default();
+        let text = text.as_ref().map(|(text, _)| &text[..]).unwrap_or_default();
         let rest = usize::try_from(offset).ok().and_then(|at| text.get(at..)).unwrap_or_default();
         if rest.is_empty() { Ok(0) } else { dst.write(rest) }
     }

@@ -292,7 +292,7 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
         false => oom::insist(cur, || cur.mm.fork())?,
     };
     let files =
-        if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork() };
+        if flags.contains(CloneFlags::FILES) { cur.files.clone() } else { cur.files.fork()? };
     let fs = if flags.contains(CloneFlags::FS) { cur.fs() } else { cur.fs().fork() };
     let xstate = cur.xstate().map_err(|_| Errno::EAGAIN)?;
     let (own, comm) = (Some(mm.clone()), cur.task.comm());

@@ -1,6 +1,12 @@
 //! Credentials: ids, groups, capabilities (credentials(7), capabilities(7)). Immutable; a change
 //! makes a new object.
 
+use std::sync::Arc;
+
+use abi::Errno;
+
+use crate::kmem::{self, KernelMemory};
+
 #[allow(missing_docs)] // The names are Linux's.
 mod bits {
     use bitflags::bitflags;
@@ -56,6 +62,51 @@ mod bits {
 
 pub use bits::Caps;
 
+/// Supplementary groups, in order. Copies share them.
+#[derive(Clone, Debug)]
+pub struct Groups(Arc<List>);
+
+#[derive(Debug)]
+struct List {
+    groups: Box<[u32]>,
+    _memory: Option<KernelMemory>,
+}
+
+impl Groups {
+    /// So many are a task's own expense.
+    const FREE: usize = 64;
+
+    /// A list that somebody has chosen, which may be long. `ENOMEM`
+    pub fn new(groups: Vec<u32>) -> Result<Groups, Errno> {
+        let mut memory = None;
+        if groups.len() > Groups::FREE {
+            memory = Some(kmem::charge(size_of_val(&groups[..])).ok_or(Errno::ENOMEM)?);
+        }
+        Ok(Groups(Arc::new(List { groups: groups.into(), _memory: memory })))
+    }
+}
+
+impl From<&[u32]> for Groups {
+    fn from(groups: &[u32]) -> Groups {
+        Groups(Arc::new(List { groups: groups.into(), _memory: None }))
+    }
+}
+
+impl std::ops::Deref for Groups {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        &self.0.groups
+    }
+}
+
+impl PartialEq for Groups {
+    fn eq(&self, other: &Groups) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Groups {}
+
 /// Who a task is and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are credentials(7)'s.
@@ -68,7 +119,7 @@ pub struct Credentials {
     pub sgid: u32,
     pub fsuid: u32,
     pub fsgid: u32,
-    pub groups: std::sync::Arc<[u32]>,
+    pub groups: Groups,
     pub permitted: Caps,
     pub effective: Caps,
     pub inheritable: Caps,

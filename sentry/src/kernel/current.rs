@@ -175,13 +175,14 @@ impl Current {
         self.altstack = stack;
     }
 
-    /// A descriptor table of its own, if it is shared (execve, `unshare(CLONE_FILES)`).
-    pub fn unshare_files(&mut self) {
+    /// A descriptor table of its own, if it is shared (execve, `unshare(CLONE_FILES)`). `ENOMEM`
+    pub fn unshare_files(&mut self) -> Result<(), Errno> {
         // `Task::files` and `Current::files` are the task's own.
         if Arc::strong_count(&self.files) > 2 {
-            self.files = self.files.fork();
+            self.files = self.files.fork()?;
             self.task.set_files(Some(self.files.clone()));
         }
+        Ok(())
     }
 
     /// Gives up the old memory and goes on with a new program (execve).

@@ -162,6 +162,7 @@ pub fn execve(cur: &mut Current, request: ExecRequest) -> Result<(), Errno> {
 
     // The old program is gone from here on.
     let readable = perm::check(&cred, &file.inode()?, Access::READ).is_ok();
+    cur.unshare_files()?;
     exit::release_memory(&cur.task, &cur.mm);
     cur.replace_memory(loaded.mm, guest, loaded.registers);
     // What children of fork start from: too dear to ask the host for at each exit.
@@ -177,7 +178,6 @@ fn new_personality(persona: u32, new: &ExecCredentials) -> u32 {
 /// Everything that starts anew with a program (`begin_new_exec`, `setup_new_exec`).
 fn finish(cur: &mut Current, comm: &[u8], new: ExecCredentials, persona: u32, readable: bool) {
     let group = cur.group.clone();
-    cur.unshare_files();
     drop(cur.files.remove_if(|_, cloexec| cloexec));
 
     let sighand = group.sighand();

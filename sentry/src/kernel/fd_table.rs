@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::Errno;
 use parking_lot::RwLock;
 
+use crate::kmem::{self, Growing};
 use crate::vfs::{FileDescription, OpenFlags};
 
 /// A descriptor table.
@@ -40,11 +41,35 @@ impl Drop for FdTable {
     }
 }
 
-#[derive(Default, Clone)]
+#[derive(Default)]
 struct Inner {
     slots: Vec<Option<Slot>>,
+    /// What the slots cost, but for the first.
+    memory: Growing,
     /// No slot below this is free.
     first_free: usize,
+}
+
+/// So many slots are a task's own expense.
+const FIRST: usize = 256;
+
+impl Inner {
+    /// Makes room for so many slots (`expand_files`). `ENOMEM`
+    fn grow(&mut self, slots: usize) -> Result<(), Errno> {
+        if slots <= self.slots.len() {
+            return Ok(());
+        }
+        if slots > self.slots.capacity() {
+            let room = slots.max(self.slots.capacity().saturating_mul(2));
+            // While they move, both are there; then the old ones are not.
+            if !self.memory.cover(room.saturating_sub(FIRST) * kmem::SLOT) {
+                return Err(Errno::ENOMEM);
+            }
+            self.slots.reserve_exact(room - self.slots.len());
+        }
+        self.slots.resize_with(slots, || None);
+        Ok(())
+    }
 }
 
 #[derive(Clone)]
@@ -59,9 +84,18 @@ impl FdTable {
         Arc::new(FdTable::default())
     }
 
-    /// A copy, as fork makes it.
-    pub fn fork(&self) -> Arc<FdTable> {
-        Arc::new(FdTable::from(self.inner.read().clone()))
+    /// A copy, as fork makes it. `ENOMEM`
+    pub fn fork(&self) -> Result<Arc<FdTable>, Errno> {
+        let from = self.inner.read();
+        // Up to the last one in use (`sane_fdtable_size`).
+        let last = from.slots.iter().rposition(Option::is_some).map_or(0, |at| at + 1);
+        let mut copy = Inner::default();
+        copy.grow(last)?;
+        for (to, slot) in copy.slots.iter_mut().zip(&from.slots) {
+            to.clone_from(slot);
+        }
+        copy.first_free = from.first_free.min(last);
+        Ok(Arc::new(FdTable::from(copy)))
     }
 
     /// Identity: the owner of record locks.
@@ -111,9 +145,7 @@ impl FdTable {
         if index as u64 >= limit || index > i32::MAX as usize {
             return Err(Errno::EMFILE);
         }
-        if index >= inner.slots.len() {
-            inner.slots.resize_with(index + 1, || None);
-        }
+        inner.grow(index + 1)?;
         inner.slots[index] = Some(Slot { file, cloexec });
         if from == inner.first_free {
             inner.first_free = index + 1;
@@ -143,9 +175,7 @@ impl FdTable {
             return Err(Errno::EBADF);
         }
         let mut inner = self.inner.write();
-        if index >= inner.slots.len() {
-            inner.slots.resize_with(index + 1, || None);
-        }
+        inner.grow(index + 1)?;
         let old = inner.slots[index].replace(Slot { file, cloexec });
         drop(inner);
         if let Some(slot) = &old {

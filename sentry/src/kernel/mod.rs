@@ -57,7 +57,7 @@ use platform::{MemoryFile, Platform};
 use crate::boot::Cause;
 use crate::syscalls::strace::Strace;
 
-pub use cred::{Caps, Credentials};
+pub use cred::{Caps, Credentials, Groups};
 pub use current::Current;
 pub use fd_table::FdTable;
 pub use fs_context::FsContext;

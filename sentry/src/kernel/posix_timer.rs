@@ -12,6 +12,7 @@ use super::signal::SigInfo;
 use super::signal_timer::{Setting, SignalTimer, Target};
 use super::time::{Clock, CpuKind, CpuOwner, HostClock};
 use super::{Kernel, ThreadGroup};
+use crate::kmem::{self, KernelMemory};
 
 /// Most timers of one process, whatever `RLIMIT_SIGPENDING` says.
 const MAX_TIMERS: usize = 16384;
@@ -25,7 +26,7 @@ pub struct ProcessTimers {
 
 #[derive(Default)]
 struct Posix {
-    timers: BTreeMap<i32, Arc<SignalTimer>>,
+    timers: BTreeMap<i32, (Arc<SignalTimer>, KernelMemory)>,
     next: i32,
 }
 
@@ -47,23 +48,24 @@ impl ProcessTimers {
         if posix.timers.len() >= MAX_TIMERS {
             return Err(Errno::EAGAIN);
         }
+        let memory = kmem::charge(kmem::TIMER).ok_or(Errno::EAGAIN)?;
         while posix.timers.contains_key(&posix.next) {
             posix.next = posix.next.checked_add(1).unwrap_or(0);
         }
         let id = posix.next;
         posix.next = id.checked_add(1).unwrap_or(0);
-        posix.timers.insert(id, make(id));
+        posix.timers.insert(id, (make(id), memory));
         Ok(id)
     }
 
     /// The timer with a number. `EINVAL`.
     pub fn get(&self, id: i32) -> Result<Arc<SignalTimer>, Errno> {
-        self.posix.lock().timers.get(&id).cloned().ok_or(Errno::EINVAL)
+        self.posix.lock().timers.get(&id).map(|(timer, _)| timer.clone()).ok_or(Errno::EINVAL)
     }
 
     /// timer_delete(2). `EINVAL`.
     pub fn delete(&self, id: i32) -> Result<(), Errno> {
-        let timer = self.posix.lock().timers.remove(&id).ok_or(Errno::EINVAL)?;
+        let (timer, _) = self.posix.lock().timers.remove(&id).ok_or(Errno::EINVAL)?;
         timer.delete();
         Ok(())
     }
@@ -71,7 +73,7 @@ impl ProcessTimers {
     /// Deletes all timers of timer_create(2): execve(2) does.
     pub fn delete_all(&self) {
         let timers = std::mem::take(&mut self.posix.lock().timers);
-        timers.values().for_each(|timer| timer.delete());
+        timers.values().for_each(|(timer, _)| timer.delete());
     }
 
     /// Ends all timers: the process is gone.

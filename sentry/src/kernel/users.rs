@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use crate::kmem::{self, KernelMemory};
+
 /// A user's counts.
 #[derive(Default)]
 pub struct User {
@@ -25,13 +27,16 @@ impl User {
         self.tasks.load(Ordering::Relaxed)
     }
 
-    /// Counts one queued signal, unless there are `limit` already.
+    /// Counts one queued signal, unless there are `limit` already or there is no memory.
     pub fn charge_pending(self: &Arc<User>, limit: u64) -> Option<PendingCharge> {
         if self.pending.fetch_add(1, Ordering::Relaxed) >= limit {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(PendingCharge(self.clone()))
+        // Dropping it counts it down again.
+        let mut charge = PendingCharge { user: self.clone(), _memory: None };
+        charge._memory = Some(kmem::charge(kmem::SIGNAL)?);
+        Some(charge)
     }
 
     /// Counts one task.
@@ -42,11 +47,14 @@ impl User {
 }
 
 /// One queued signal of a user, until dropped.
-pub struct PendingCharge(Arc<User>);
+pub struct PendingCharge {
+    user: Arc<User>,
+    _memory: Option<KernelMemory>,
+}
 
 impl Drop for PendingCharge {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.user.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use abi::Errno;
 
+use crate::kmem::Growing;
 use crate::mm::MemoryManager;
 
 /// `MAX_ARG_STRLEN`: longest string, with its NUL.
@@ -11,11 +12,15 @@ const MIN_TOTAL: u64 = 128 << 10;
 /// Three quarters of Linux's default stack limit: what is allowed at most.
 const MAX_TOTAL: u64 = 6 << 20;
 
+/// Bytes of a list that are not counted.
+const FREE: usize = 16 << 10;
+
 /// Strings that follow each other, each ended by a NUL.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Strings {
     bytes: Vec<u8>,
     count: usize,
+    memory: Growing,
 }
 
 impl Strings {
@@ -28,11 +33,16 @@ impl Strings {
         Ok(list)
     }
 
-    /// Appends a string, up to its first NUL. `E2BIG` if it is too long.
+    /// Appends a string, up to its first NUL. `E2BIG` if it is too long, `ENOMEM`.
     pub fn push(&mut self, string: &[u8]) -> Result<(), Errno> {
         let string = string.split(|byte| *byte == 0).next().unwrap_or_default();
         if string.len() >= MAX_STRING || self.bytes.len() as u64 > MAX_TOTAL {
             return Err(Errno::E2BIG);
+        }
+        // Those of short lists are the task's own expense.
+        let more = self.bytes.len() + string.len();
+        if more > FREE && !self.memory.cover(2 * more) {
+            return Err(Errno::ENOMEM);
         }
         self.bytes.extend_from_slice(string);
         self.bytes.push(0);
@@ -124,7 +134,7 @@ mod tests {
     fn limits() {
         let env = Strings::default();
         let long = vec![b'a'; MAX_STRING];
-        assert_eq!(Strings::new([&long[..]]), Err(Errno::E2BIG));
+        assert_eq!(Strings::new([&long[..]]).err(), Some(Errno::E2BIG));
         let string = &long[..1000];
         let args = Strings::new(std::iter::repeat_n(string, 200)).unwrap();
         assert_eq!(check_total(&args, &env, b"/x", 8 << 20), Ok(()));

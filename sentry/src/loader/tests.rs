@@ -358,7 +358,7 @@ fn strings_that_do_not_fit() {
     let files = Files::default();
     let call = |limit| {
         let file = bytes(&static_program());
-        prepare(&files, file, b"/p", false, args.clone(), strings(&[]), limit)
+        prepare(&files, file, b"/p", false, Strings::new(args.iter()).unwrap(), strings(&[]), limit)
     };
     assert_eq!(call(8 << 20).err(), Some(Errno::E2BIG));
     let prepared = call(64 << 20).unwrap();

@@ -7,7 +7,7 @@ use abi::Errno;
 use super::mappable::Mappable;
 use super::pma::Memory;
 use super::vma::{VmFlags, Vma};
-use super::{MAX_MAP_COUNT, MemoryManager, PAGE, State, TASK_SIZE, host, page_up};
+use super::{MemoryManager, PAGE, State, TASK_SIZE, host, page_up};
 
 impl MemoryManager {
     /// madvise(2), with the errors and order of checks of `do_madvise`. `sys_admin`:
@@ -119,7 +119,8 @@ impl MemoryManager {
         if new == flags {
             return Ok(());
         }
-        if st.vmas.len() + st.cuts(&part) > MAX_MAP_COUNT {
+        let cuts = st.cuts(&part);
+        if !st.has_room(cuts) {
             return Err(Errno::ENOMEM);
         }
         st.update_vmas(part, |vma| vma.flags = new);

@@ -3,7 +3,7 @@
 use super::layout::start_gap;
 use super::map::EAGER;
 use super::vma::{VmFlags, Vma, VmaName};
-use super::{MAX_MAP_COUNT, MAX_PMAS, MemoryManager, MmLimits, PAGE, TASK_SIZE, page_up};
+use super::{MAX_PMAS, MemoryManager, MmLimits, PAGE, TASK_SIZE, page_up};
 
 impl MemoryManager {
     /// Where the heap of a new program starts: behind its data at `end`, randomized.
@@ -49,7 +49,7 @@ impl MemoryManager {
         if !room
             || !st.may_lock(flags, len, limits)
             || !st.may_expand(flags, len, limits)
-            || st.vmas.len() > MAX_MAP_COUNT
+            || !st.has_room(0)
             || st.pmas.len() > MAX_PMAS
             || len > self.ctx.memory.limit()
         {

@@ -16,7 +16,8 @@ use smallvec::SmallVec;
 use super::interval_map::IntervalMap;
 use super::pma::{Memory, Pma};
 use super::vma::{VmFlags, Vma, VmaName};
-use super::{MemoryManager, State};
+use super::{FIRST_AREAS, MemoryManager, State};
+use crate::kmem::{self, Growing};
 
 /// Size of a hot chunk.
 const HOT_CHUNK: u64 = 16 << 10;
@@ -65,6 +66,7 @@ impl MemoryManager {
             def_flags: VmFlags::empty(),
             rss_peak: 0,
             exec: st.exec.clone(),
+            records: Growing::default(),
         };
         let stack_limit = self.stack_limit.load(Ordering::Relaxed);
         let child = MemoryManager::with_state(&self.ctx, stack_limit, self.hot.clone(), copy)?;
@@ -79,6 +81,10 @@ impl MemoryManager {
         let mut vdso_base = None;
         {
             let mut to = child.state.write();
+            let records = (st.vmas.len() + st.pmas.len()).saturating_sub(FIRST_AREAS);
+            if !to.records.cover(records * kmem::AREA) {
+                return Err(Errno::ENOMEM);
+            }
             let State { vmas, pmas, .. } = &mut *st;
             let mut protect = Protects { mm: self, run: None, any: false };
             for (range, vma) in vmas.iter() {

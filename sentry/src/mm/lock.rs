@@ -6,7 +6,7 @@ use std::ops::Range;
 use abi::Errno;
 
 use super::vma::VmFlags;
-use super::{MAX_MAP_COUNT, MemoryManager, MmLimits, State, page_down, page_up};
+use super::{MemoryManager, MmLimits, State, page_down, page_up};
 
 const LOCKS: VmFlags = VmFlags::LOCKED.union(VmFlags::LOCKONFAULT);
 
@@ -109,7 +109,8 @@ fn set_locks(st: &mut State, start: u64, len: u64, lock: VmFlags) -> Result<Rang
     if range.is_empty() {
         return Ok(range);
     }
-    if st.vmas.len() + st.cuts(&range) > MAX_MAP_COUNT {
+    let cuts = st.cuts(&range);
+    if !st.has_room(cuts) {
         return Err(Errno::ENOMEM);
     }
     let mut at = start;

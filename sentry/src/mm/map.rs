@@ -96,7 +96,7 @@ impl MemoryManager {
             return Err(Errno::EOVERFLOW);
         }
         let mut st = self.state.write();
-        if st.vmas.len() > MAX_MAP_COUNT || st.pmas.len() > MAX_PMAS {
+        if !st.has_room(0) || st.pmas.len() > MAX_PMAS {
             return Err(Errno::ENOMEM);
         }
         let addr = self.place(&st, request, len)?;
@@ -127,7 +127,8 @@ impl MemoryManager {
             return Err(Errno::ENOMEM);
         }
         if replaced > 0 {
-            if st.vmas.len() + st.cuts(&range) > MAX_MAP_COUNT {
+            let cuts = st.cuts(&range);
+            if !st.has_room(cuts) {
                 return Err(Errno::ENOMEM);
             }
             self.remove(&mut st, range.clone());

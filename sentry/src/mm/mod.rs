@@ -53,7 +53,7 @@ pub use shmem::{MAX_SIZE as MAX_SHMEM_SIZE, Quota, ShmemObject};
 pub use trim::Relief;
 pub use vma::VmFlags;
 
-use crate::kmem::{self, KernelMemory};
+use crate::kmem::{self, Growing, KernelMemory};
 use crate::rarely::Rarely;
 use fork::HotChunks;
 use interval_map::IntervalMap;
@@ -168,7 +168,12 @@ struct State {
     /// Most bytes that were resident when somebody looked (`hiwater_rss`).
     rss_peak: u64,
     exec: ExecInfo,
+    /// What the records of areas and memory cost, but for the first.
+    records: Growing,
 }
+
+/// So many areas are an address space's own expense.
+const FIRST_AREAS: usize = 256;
 
 impl MemoryManager {
     /// An empty address space for a new program. `random` and `compat_layout` come from the
@@ -192,6 +197,7 @@ impl MemoryManager {
             def_flags: VmFlags::empty(),
             rss_peak: 0,
             exec: ExecInfo::default(),
+            records: Growing::default(),
         };
         Self::with_state(ctx, limits.stack, Arc::default(), state)
     }
@@ -279,6 +285,13 @@ impl State {
             change(&mut vma);
             self.put_vma(range, vma);
         }
+    }
+
+    /// Whether there may be `more` areas, and memory for the records of all.
+    fn has_room(&mut self, more: usize) -> bool {
+        let records = self.vmas.len() + more + self.pmas.len();
+        self.vmas.len() + more <= MAX_MAP_COUNT
+            && self.records.cover(records.saturating_sub(FIRST_AREAS) * kmem::AREA)
     }
 
     /// How many areas cutting at the borders of `range` would add.

@@ -208,7 +208,8 @@ impl MemoryManager {
             return Err(abi::Errno::EBADF);
         }
         let covered = st.vmas.covers(range.clone());
-        if st.vmas.len() + st.cuts(&range) > super::MAX_MAP_COUNT {
+        let cuts = st.cuts(&range);
+        if !st.has_room(cuts) {
             return Err(abi::Errno::ENOMEM);
         }
         let name = name.map_or(VmaName::None, |name| VmaName::Anon(name.into()));

@@ -6,7 +6,7 @@ use abi::Errno;
 use platform::Prot;
 
 use super::vma::VmFlags;
-use super::{MAX_MAP_COUNT, MAX_PMAS, MemoryManager, MmLimits, PAGE, State, page_up};
+use super::{MAX_PMAS, MemoryManager, MmLimits, PAGE, State, page_up};
 
 /// `PROT_SEM`: accepted, without a meaning.
 const PROT_SEM: u32 = 8;
@@ -98,7 +98,8 @@ impl MemoryManager {
         if new.is_data() && !old.is_data() && st.data.saturating_add(len) > limits.data {
             return Err(Errno::ENOMEM);
         }
-        if st.vmas.len() + st.cuts(&part) > MAX_MAP_COUNT || st.pmas.len() > MAX_PMAS {
+        let cuts = st.cuts(&part);
+        if !st.has_room(cuts) || st.pmas.len() > MAX_PMAS {
             return Err(Errno::ENOMEM);
         }
         st.update_vmas(part.clone(), |vma| vma.flags = new);

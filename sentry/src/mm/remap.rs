@@ -181,7 +181,8 @@ impl MemoryManager {
         to: Range<u64>,
         flags: u32,
     ) -> Result<u64, Errno> {
-        if st.vmas.len() + st.cuts(&from) >= MAX_MAP_COUNT {
+        let cuts = st.cuts(&from);
+        if !st.has_room(cuts + 1) {
             return Err(Errno::ENOMEM);
         }
         let old_len = from.end - from.start;

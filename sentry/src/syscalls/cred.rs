@@ -7,7 +7,7 @@ use abi::Errno;
 
 use super::{Args, SysResult};
 use crate::kernel::cred_set;
-use crate::kernel::{Caps, Credentials, Current, Task};
+use crate::kernel::{Caps, Credentials, Current, Groups, Task};
 
 /// Most supplementary groups.
 const NGROUPS_MAX: usize = 65536;
@@ -171,7 +171,7 @@ pub fn setgroups(cur: &mut Current, args: &Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     groups.sort_unstable();
-    commit(cur, Credentials { groups: groups.into(), ..(*cred).clone() });
+    commit(cur, Credentials { groups: Groups::new(groups)?, ..(*cred).clone() });
     Ok(0)
 }
 

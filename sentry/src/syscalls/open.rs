@@ -122,7 +122,7 @@ pub fn close_range(cur: &mut Current, args: &Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     if flags & UNSHARE != 0 {
-        let own = cur.files.fork();
+        let own = cur.files.fork()?;
         cur.task.set_files(Some(own.clone()));
         cur.files = own;
     }

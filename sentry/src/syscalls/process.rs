@@ -168,7 +168,7 @@ pub fn unshare(cur: &mut Current, args: &Args) -> SysResult {
         cur.set_fs(own);
     }
     if flags.contains(F::FILES) {
-        cur.unshare_files();
+        cur.unshare_files()?;
     }
     Ok(0)
 }

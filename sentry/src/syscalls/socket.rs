@@ -96,7 +96,7 @@ fn unix_kind(domain: i32, kind: i32, protocol: i32) -> Result<Kind, Errno> {
 pub fn socket(cur: &mut Current, args: &Args) -> SysResult {
     let (kind, flags) = split_type(args.int(1))?;
     let kind = unix_kind(args.int(0), kind, args.int(2))?;
-    let socket = UnixSocket::new(&cur.kernel.unix, kind);
+    let socket = UnixSocket::new(&cur.kernel.unix, kind)?;
     let file = sock::new_file(&cur.task, socket, flags & OpenFlags::NONBLOCK)?;
     install(cur, file, flags)
 }
@@ -109,7 +109,7 @@ pub fn socketpair(cur: &mut Current, args: &Args) -> SysResult {
         return Err(Errno::EOPNOTSUPP);
     }
     let kind = unix_kind(args.int(0), kind, args.int(2))?;
-    let [a, b] = UnixSocket::pair(&cur.kernel.unix, kind, Ucred::effective(&cur.task));
+    let [a, b] = UnixSocket::pair(&cur.kernel.unix, kind, Ucred::effective(&cur.task))?;
     let a = sock::new_file(&cur.task, a, flags & OpenFlags::NONBLOCK)?;
     let b = sock::new_file(&cur.task, b, flags & OpenFlags::NONBLOCK)?;
     install_pair(cur, [a, b], flags, args.u64(3))

@@ -69,7 +69,7 @@ impl Devpts {
         let kernel = self.kernel.upgrade().ok_or(Errno::EIO)?;
         let mut slaves = self.slaves.lock();
         let index = (0..MAX_PTYS).find(|i| !slaves.contains_key(i)).ok_or(Errno::ENOSPC)?;
-        let tty = Tty::new(&kernel, index, winsize);
+        let tty = Tty::new(&kernel, index, winsize)?;
         let ino = FIRST_SLAVE_INO + u64::from(index);
         let mut attr = attr(self.dev, ino, libc::S_IFCHR | 0o620, slave_rdev(index));
         attr.uid = uid;

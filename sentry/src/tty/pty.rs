@@ -14,6 +14,7 @@ use super::termios::{Termios, Winsize};
 use crate::kernel::time::monotonic_ns;
 use crate::kernel::timer::{Expire, TimerId};
 use crate::kernel::{Events, Kernel, WaitQueue};
+use crate::kmem::{self, KernelMemory};
 
 /// `TIOCPKT_*` of ioctl_tty(2).
 mod packet {
@@ -38,6 +39,7 @@ pub struct Tty {
     /// Ends raw reads (`VTIME`).
     read_timer: TimerId,
     this: Weak<Tty>,
+    _memory: KernelMemory,
 }
 
 struct State {
@@ -61,9 +63,10 @@ struct State {
 }
 
 impl Tty {
-    /// A pair whose master is open and whose slave is locked until `TIOCSPTLCK`.
-    pub fn new(kernel: &Arc<Kernel>, index: u32, winsize: Winsize) -> Arc<Tty> {
-        Arc::new_cyclic(|this| Tty {
+    /// A pair whose master is open and whose slave is locked until `TIOCSPTLCK`. `ENOMEM`
+    pub fn new(kernel: &Arc<Kernel>, index: u32, winsize: Winsize) -> Result<Arc<Tty>, Errno> {
+        let memory = kmem::charge(kmem::PTY).ok_or(Errno::ENOMEM)?;
+        Ok(Arc::new_cyclic(|this| Tty {
             index,
             kernel: Arc::downgrade(kernel),
             state: Mutex::new(State {
@@ -84,7 +87,8 @@ impl Tty {
             master_queue: WaitQueue::new(),
             read_timer: kernel.timers.new_id(),
             this: this.clone(),
-        })
+            _memory: memory,
+        }))
     }
 
     /// Where changes of the slave's readiness are announced.

@@ -15,9 +15,16 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Inode;
+use crate::kmem;
 
 /// How many dentries the cache keeps.
 pub const MAX_CACHED: usize = 1 << 17;
+/// How many it keeps however little memory there is.
+const MIN_CACHED: usize = 1 << 10;
+/// What a dentry costs, with its inode and what the gofer has for it.
+const COST: u64 = 2 << 10;
+/// The part of the limit on memory that the cache may have: it is not counted.
+const SHARE: u64 = 20;
 /// How many entries of the queue one insertion looks at.
 const SHRINK_STEP: usize = 8;
 
@@ -275,13 +282,19 @@ impl Drop for Dentry {
     }
 }
 
+/// How many dentries the cache keeps, with the sandbox's limit on memory.
+fn most() -> usize {
+    let share = kmem::limit() / SHARE / COST;
+    usize::try_from(share).unwrap_or(MAX_CACHED).clamp(MIN_CACHED, MAX_CACHED)
+}
+
 /// Notes a dentry in the queue, and lets go of old ones that nobody uses.
 fn remember(dentry: &Arc<Dentry>) {
     let mut old: smallvec::SmallVec<[Weak<Dentry>; SHRINK_STEP]> = smallvec::SmallVec::new();
     {
         let mut queue = QUEUE.lock();
         queue.push_back(Arc::downgrade(dentry));
-        if queue.len() > MAX_CACHED {
+        if queue.len() > most() {
             let n = SHRINK_STEP.min(queue.len());
             old.extend(queue.drain(..n));
         }

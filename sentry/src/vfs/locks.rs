@@ -13,9 +13,12 @@ use parking_lot::Mutex;
 
 use super::InodeKey;
 use crate::kernel::{Events, Task, WaitQueue};
+use crate::kmem::Growing;
 
 /// How many locks there may be in all (`ENOLCK`).
 const MAX_LOCKS: usize = 1 << 17;
+/// So many are not counted for the sandbox's memory.
+const FREE: usize = 64;
 
 /// Shared or exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +129,8 @@ struct Table {
     inodes: HashMap<InodeKey, InodeLocks>,
     /// Owners that wait for a record lock, and for whom.
     waiting: HashMap<Owner, Owner>,
+    /// What all locks cost, but for the first.
+    memory: Growing,
 }
 
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
@@ -147,6 +152,12 @@ impl Table {
         result
     }
 
+    /// Whether there may be one more, or a lock cut in two.
+    fn has_room(&mut self) -> bool {
+        let count = COUNT.load(Ordering::Relaxed);
+        count < MAX_LOCKS && self.memory.cover((count + 2).saturating_sub(FREE) * COST)
+    }
+
     /// Whether waiting for `holder` would close a circle back to `owner`.
     fn deadlocks(&self, owner: Owner, mut holder: Owner) -> bool {
         for _ in 0..64 {
@@ -162,9 +173,8 @@ impl Table {
     }
 }
 
-fn full() -> bool {
-    COUNT.load(Ordering::Relaxed) >= MAX_LOCKS
-}
+/// What a lock costs.
+const COST: usize = 128;
 
 /// The lock that would keep `lock` from being set (`F_GETLK`).
 pub fn test_range(key: InodeKey, lock: &RangeLock) -> Option<RangeLock> {
@@ -174,7 +184,7 @@ pub fn test_range(key: InodeKey, lock: &RangeLock) -> Option<RangeLock> {
 /// Tries to set a lock. `Err` has who is in the way, and the queue that tells of changes.
 fn try_range(key: InodeKey, lock: RangeLock) -> Result<Result<(), (Owner, WaitQueue)>, Errno> {
     let mut table = TABLE.lock();
-    if full() {
+    if !table.has_room() {
         return Err(Errno::ENOLCK);
     }
     Ok(table.edit(key, |locks| match locks.ranges.conflict(&lock) {
@@ -242,7 +252,7 @@ pub fn flock(
 ) -> Result<(), Errno> {
     let attempt = || {
         let mut table = TABLE.lock();
-        if full() {
+        if !table.has_room() {
             return Err(Errno::ENOLCK);
         }
         Ok(table.edit(key, |locks| {

@@ -11,6 +11,8 @@ use abi::Errno;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::kmem::{self, KernelMemory};
+
 use super::{Dentry, FileType, Inode, InodeKey};
 
 /// How many marks there may be (`max_user_watches`).
@@ -33,6 +35,7 @@ struct Mark {
     mask: u32,
     /// Keeps the inode, and with it its key.
     _inode: Arc<dyn Inode>,
+    _memory: KernelMemory,
 }
 
 static MARKS: LazyLock<Mutex<HashMap<InodeKey, Vec<Mark>>>> = LazyLock::new(Mutex::default);
@@ -45,7 +48,7 @@ fn new_cookie() -> u32 {
 }
 
 /// Marks an inode, or changes a watcher's mark on it (`change` gets the old mask). Returns the
-/// mark's number, `wd` if it is new. `ENOSPC`.
+/// mark's number, `wd` if it is new. `ENOSPC`, `ENOMEM`.
 pub fn mark(
     watcher: &Arc<dyn Watcher>,
     inode: &Arc<dyn Inode>,
@@ -60,11 +63,11 @@ pub fn mark(
     }
     let result = match COUNT.load(Ordering::Relaxed) {
         MAX_MARKS.. => Err(Errno::ENOSPC),
-        _ => change(None),
+        _ => kmem::charge(kmem::INOTIFY_WATCH).ok_or(Errno::ENOMEM),
     };
-    match result {
-        Ok(mask) => {
-            marks.push(Mark { watcher: watcher.clone(), wd, mask, _inode: inode.clone() });
+    match result.and_then(|memory| change(None).map(|mask| (mask, memory))) {
+        Ok((mask, _memory)) => {
+            marks.push(Mark { watcher: watcher.clone(), wd, mask, _inode: inode.clone(), _memory });
             COUNT.fetch_add(1, Ordering::Relaxed);
             Ok(wd)
         }

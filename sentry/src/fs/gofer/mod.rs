@@ -38,6 +38,7 @@ use gofer::client::{Client, Export};
 use gofer::wire::types::ExportFlags;
 use parking_lot::Mutex;
 
+use crate::kmem;
 use crate::vfs::attr::MountStatFlags;
 use crate::vfs::mount::new_device;
 use crate::vfs::{FileSystem, Inode, StatFs};
@@ -53,6 +54,9 @@ const MAX_OPEN: usize = 4096;
 const OPEN_FRACTION: usize = 4;
 /// Directory entries that all cached listings together may hold.
 const MAX_LISTED: usize = 100_000;
+/// As many of them as there is memory for: one for so many bytes of the limit, of which it takes
+/// less than a twentieth.
+const LISTED_SHARE: u64 = 4096;
 
 /// A mounted export.
 pub struct GoferFs {
@@ -174,7 +178,8 @@ impl GoferFs {
             let mut listed = self.listed.lock();
             listed.dirs.push_back((dir.clone(), entries));
             listed.entries += entries;
-            while listed.entries > MAX_LISTED && listed.dirs.len() > 1 {
+            let most = usize::try_from(kmem::limit() / LISTED_SHARE).unwrap_or(MAX_LISTED);
+            while listed.entries > most.min(MAX_LISTED) && listed.dirs.len() > 1 {
                 let Some((dir, entries)) = listed.dirs.pop_front() else { break };
                 listed.entries -= entries;
                 old.push(dir);

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::OverlayInode;
 use super::inode::Layers;
+use crate::kmem::{self, KernelMemory};
 use crate::vfs::{DirEntry, DirSink, FileOps, FileType, Inode, InodeKey, IoDst, NewNode, NodeKind};
 
 const WHITEOUT: NewNode<'static> =
@@ -327,7 +328,7 @@ fn list(dir: &Arc<dyn Inode>) -> Result<Vec<Listed>, Errno> {
 /// An open directory: a listing that is made when it is first read, and again after a rewind.
 pub(super) struct OpenDir {
     inode: Arc<OverlayInode>,
-    list: Mutex<Option<Vec<Listed>>>,
+    list: Mutex<Option<(Vec<Listed>, KernelMemory)>>,
 }
 
 impl OpenDir {
@@ -349,9 +350,15 @@ impl FileOps for OpenDir {
     fn read_dir(&self, pos: &mut u64, sink: &mut DirSink<'_>) -> Result<(), Errno> {
         let mut list = self.list.lock();
         if *pos == 0 || list.is_none() {
-            *list = Some(self.inode.merged()?);
+            *list = None;
+            let mut made = self.inode.merged()?;
+            made.shrink_to_fit();
+            let names: usize = made.iter().map(|entry| entry.name.len().next_multiple_of(16)).sum();
+            let bytes = names + made.len() * (size_of::<Listed>() + 16);
+            let memory = kmem::charge(bytes).ok_or(Errno::ENOMEM)?;
+            *list = Some((made, memory));
         }
-        let list = list.as_deref().unwrap_or_default();
+        let list = list.as_ref().map(|(list, _)| &list[..]).unwrap_or_default();
         let directory = Some(FileType::Directory);
         while let Ok(at) = usize::try_from(*pos) {
             let next = *pos + 1;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::TmpFs;
 use super::dir::{DirFile, Names};
 use super::file::{Content, OpenFile, seal};
+use super::xattr::Value;
 use crate::kernel::time::file_time;
 use crate::kmem::KernelMemory;
 use crate::vfs::{
@@ -41,7 +42,7 @@ pub(super) struct Meta {
     pub mtime: Timespec,
     pub ctime: Timespec,
     pub btime: Timespec,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: BTreeMap<Vec<u8>, Value>,
 }
 
 /// What an inode holds.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use abi::Errno;
 
 use super::TmpInode;
+use crate::kmem::{self, KernelMemory};
 
 /// Bytes of attributes that one file system keeps.
 const MAX_BYTES: u64 = 16 << 20;
@@ -13,6 +14,12 @@ const OVERHEAD: usize = 64;
 
 fn cost(name: &[u8], value: &[u8]) -> u64 {
     (name.len() + value.len() + OVERHEAD) as u64
+}
+
+/// An attribute's value.
+pub(super) struct Value {
+    bytes: Vec<u8>,
+    _memory: KernelMemory,
 }
 
 fn known(name: &[u8]) -> bool {
@@ -25,7 +32,7 @@ impl TmpInode {
             return Err(Errno::EOPNOTSUPP);
         }
         let meta = self.meta.lock();
-        meta.xattrs.get(name).cloned().ok_or(Errno::ENODATA)
+        meta.xattrs.get(name).map(|value| value.bytes.clone()).ok_or(Errno::ENODATA)
     }
 
     pub(super) fn xattr_set(&self, name: &[u8], value: &[u8], flags: i32) -> Result<(), Errno> {
@@ -40,8 +47,9 @@ impl TmpInode {
         if flags & libc::XATTR_REPLACE != 0 && old.is_none() {
             return Err(Errno::ENODATA);
         }
-        let freed = old.map_or(0, |v| cost(name, v));
+        let freed = old.map_or(0, |v| cost(name, &v.bytes));
         let taken = cost(name, value);
+        let memory = kmem::charge(taken as usize).ok_or(Errno::ENOMEM)?;
         let change = |used: u64| {
             used.saturating_sub(freed).checked_add(taken).filter(|used| *used <= MAX_BYTES)
         };
@@ -49,7 +57,8 @@ impl TmpInode {
             .xattr_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
             .map_err(|_| Errno::ENOSPC)?;
-        meta.xattrs.insert(name.to_vec(), value.to_vec());
+        let value = Value { bytes: value.to_vec(), _memory: memory };
+        meta.xattrs.insert(name.to_vec(), value);
         meta.ctime = crate::kernel::time::file_time();
         Ok(())
     }
@@ -70,14 +79,14 @@ impl TmpInode {
         }
         let mut meta = self.meta.lock();
         let value = meta.xattrs.remove(name).ok_or(Errno::ENODATA)?;
-        self.fs.xattr_bytes.fetch_sub(cost(name, &value), Ordering::Relaxed);
+        self.fs.xattr_bytes.fetch_sub(cost(name, &value.bytes), Ordering::Relaxed);
         meta.ctime = crate::kernel::time::file_time();
         Ok(())
     }
 
     /// Gives back what the attributes cost, when the inode goes.
     pub(super) fn drop_xattrs(&mut self) {
-        let bytes = self.meta.get_mut().xattrs.iter().map(|(n, v)| cost(n, v)).sum();
+        let bytes = self.meta.get_mut().xattrs.iter().map(|(n, v)| cost(n, &v.bytes)).sum();
         self.fs.xattr_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

@@ -42,7 +42,7 @@ impl UnixSocket {
             Phase::Connected => return Err(Errno::EISCONN),
             Phase::Listening { .. } => return Err(Errno::EINVAL),
         }
-        let server = UnixSocket::new(&self.names, self.kind);
+        let server = UnixSocket::new(&self.names, self.kind)?;
         server.options.inherit(&other.options);
         server.send_buffer_changed();
         {

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use super::options::{DEFAULT_BUFFER, Options};
 use super::{MsgFlags, Received, RecvArgs, SendArgs, Shutdown, Socket, Ucred};
 use crate::kernel::{Events, Task, WaitQueue};
+use crate::kmem::{self, KernelMemory};
 use crate::vfs::{IoDst, IoSrc};
 
 pub use addr::UnixAddr;
@@ -82,11 +83,13 @@ pub struct UnixSocket {
     queue: WaitQueue,
     budget: Arc<Budget>,
     options: Options,
+    _memory: KernelMemory,
 }
 
 impl UnixSocket {
-    /// A new, unconnected socket.
-    pub fn new(names: &Arc<UnixNames>, kind: Kind) -> Arc<UnixSocket> {
+    /// A new, unconnected socket. `ENOMEM`
+    pub fn new(names: &Arc<UnixNames>, kind: Kind) -> Result<Arc<UnixSocket>, Errno> {
+        let memory = kmem::charge(kmem::SOCKET).ok_or(Errno::ENOMEM)?;
         let queue = WaitQueue::new();
         let socket = Arc::new_cyclic(|this| UnixSocket {
             this: this.clone(),
@@ -107,14 +110,19 @@ impl UnixSocket {
             budget: Budget::new(DEFAULT_BUFFER as usize, queue.clone()),
             queue,
             options: Options::default(),
+            _memory: memory,
         });
         names.add(&socket);
-        socket
+        Ok(socket)
     }
 
-    /// Two sockets that are connected to each other (socketpair(2)).
-    pub fn pair(names: &Arc<UnixNames>, kind: Kind, cred: Ucred) -> [Arc<UnixSocket>; 2] {
-        let pair = [UnixSocket::new(names, kind), UnixSocket::new(names, kind)];
+    /// Two sockets that are connected to each other (socketpair(2)). `ENOMEM`
+    pub fn pair(
+        names: &Arc<UnixNames>,
+        kind: Kind,
+        cred: Ucred,
+    ) -> Result<[Arc<UnixSocket>; 2], Errno> {
+        let pair = [UnixSocket::new(names, kind)?, UnixSocket::new(names, kind)?];
         let [a, b] = &pair;
         for (one, other) in [(a, b), (b, a)] {
             let mut state = one.state.lock();
@@ -122,7 +130,7 @@ impl UnixSocket {
             state.peer = Some(Arc::downgrade(other));
             state.peer_cred = Some(cred);
         }
-        pair
+        Ok(pair)
     }
 
     /// The socket at the other end, while there is one.

@@ -7,7 +7,7 @@ use crate::vfs::{FileDescription, OpenFlags};
 const ME: Ucred = Ucred { pid: 7, uid: 0, gid: 0 };
 
 fn pair(kind: Kind) -> [Arc<UnixSocket>; 2] {
-    UnixSocket::pair(&Arc::default(), kind, ME)
+    UnixSocket::pair(&Arc::default(), kind, ME).unwrap()
 }
 
 fn send_with(
@@ -167,7 +167,7 @@ fn deep_chains_do_not_use_the_stack() {
 #[test]
 fn names_are_unique_and_come_back() {
     let names: Arc<UnixNames> = Arc::default();
-    let [a, b] = [0; 2].map(|_| UnixSocket::new(&names, Kind::Stream));
+    let [a, b] = [0; 2].map(|_| UnixSocket::new(&names, Kind::Stream).unwrap());
     let name = UnixAddr::Abstract(b"n".to_vec());
     let bound = names.bind_abstract(&a, name.clone()).unwrap();
     assert_eq!(names.bind_abstract(&b, name.clone()).err(), Some(Errno::EADDRINUSE));
