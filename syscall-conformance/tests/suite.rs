@@ -34,11 +34,7 @@ fn every_case_passes_natively() {
 }
 
 /// Cases that do not pass in the sandbox yet, each with the reason. The list may only shrink.
-const KNOWN: [(&str, &str); 3] = [
-    ("exec::text_busy", "a running program can be opened for writing"),
-    ("system::fcntl_owner", "O_ASYNC sends no SIGIO"),
-    ("system::reboot_denied", "acct is missing"),
-];
+const KNOWN: [(&str, &str); 1] = [("system::fcntl_owner", "O_ASYNC sends no SIGIO")];
 
 fn every_case_does_the_same_in_the_sandbox(platform: &str) {
     let sandbox = Sandbox {

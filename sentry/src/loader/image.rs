@@ -109,6 +109,8 @@ impl Prepared {
             None => (entry, 0),
             Some((file, headers)) => {
                 let interpreter = map_interpreter(mm, limits, &**file, headers)?;
+                // Its mappings keep it open; only the program itself is busy.
+                file.description().iter().for_each(|file| file.set_hold(None));
                 (headers.entry.wrapping_add(interpreter.bias), interpreter.bias)
             }
         };

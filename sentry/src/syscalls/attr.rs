@@ -8,6 +8,7 @@ use super::{Args, SysResult, user};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::{Caps, Credentials, Current};
 use crate::vfs::attr::{SetAttr, SetTime};
+use crate::vfs::text_busy::Hold;
 use crate::vfs::{
     Access, Attr, FileDescription, FileType, Inode, LookupFlags, Path, Timespec, dirops, namei,
     notify, perm,
@@ -264,6 +265,7 @@ pub fn truncate(cur: &mut Current, args: &Args) -> SysResult {
     let attr = target.attr()?;
     let cred = cur.cred();
     perm::check_attr(&cred, &attr, Access::WRITE)?;
+    let _hold = Hold::write(&*target.inode)?;
     check_limit(cur, attr.size, size)?;
     dirops::truncate_inode(&cred, &target.inode, size)?;
     notify::file(&target.path.dentry, libc::IN_MODIFY);

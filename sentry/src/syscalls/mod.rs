@@ -44,8 +44,8 @@ mod xattr;
 
 use abi::Errno;
 
-use crate::kernel::Current;
 use crate::kernel::seccomp::{self as filters, Verdict};
+use crate::kernel::{Caps, Current};
 
 pub use table::TABLE;
 
@@ -137,6 +137,8 @@ pub struct Entry {
     pub args: &'static [(&'static str, Arg)],
     /// The implementation.
     pub handler: Option<Handler>,
+    /// What the caller of a missing call needs, to learn more than `EPERM`.
+    pub privilege: Option<Caps>,
     /// How much works.
     pub support: Support,
     /// What does not.
@@ -184,10 +186,7 @@ pub fn dispatch(cur: &mut Current) {
     let result = match (filters::check(cur, args.0), entry.and_then(|e| e.handler)) {
         (Verdict::Skip(value), _) => result_of(value),
         (Verdict::Run, Some(handler)) => handler(cur, &args),
-        (Verdict::Run, None) => {
-            cur.kernel.unsupported.note(nr);
-            Err(Errno::ENOSYS)
-        }
+        (Verdict::Run, None) => missing(cur, entry, nr),
     };
     cur.counts.call(result.as_ref().err().copied());
     if let Some(audit) = cur.kernel.audit.get() {
@@ -203,6 +202,16 @@ pub fn dispatch(cur: &mut Current) {
         Ok(value) => value,
         Err(errno) => errno.as_return() as u64,
     };
+}
+
+/// A call that is not there.
+fn missing(cur: &Current, entry: Option<&Entry>, nr: u64) -> SysResult {
+    let needs = entry.and_then(|e| e.privilege);
+    if needs.is_some_and(|needs| !cur.cred().capable(needs)) {
+        return Err(Errno::EPERM);
+    }
+    cur.kernel.unsupported.note(nr);
+    Err(Errno::ENOSYS)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 //!
 //! `=> topic::handler;` is full support, `=> topic::handler, "what is missing";` partial.
+//! `=> none;` is missing, `=> none unless CAPABILITY;` as well, but is refused first (`EPERM`) to who
+//! lacks the capability.
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
@@ -13,24 +15,30 @@ use super::{
     signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
 };
 
+use crate::kernel::Caps;
+
 macro_rules! table {
     ($($nr:literal $name:ident ($($arg:ident : $kind:ident),*) =>
-        $handler:ident $(:: $function:ident)? $(, $note:literal)?;)*) => {
+        $handler:ident $(:: $function:ident)? $(unless $cap:ident)? $(, $note:literal)?;)*) => {
         /// Every x86-64 system call, in numeric order.
         pub static TABLE: &[Entry] = &[$(table!(@entry $nr $name [$($arg $kind),*]
-            [$handler $($function)?] [$($note)?])),*];
+            [$handler $($function)? $(unless $cap)?] [$($note)?])),*];
     };
     (@entry $nr:literal $name:ident [$($arg:ident $kind:ident),*] [none] []) => {
         Entry { nr: $nr, name: stringify!($name), args: &[$((stringify!($arg), Arg::$kind)),*],
-            handler: None, support: Support::Missing, note: "" }
+            handler: None, privilege: None, support: Support::Missing, note: "" }
+    };
+    (@entry $nr:literal $name:ident [$($arg:ident $kind:ident),*] [none unless $cap:ident] []) => {
+        Entry { nr: $nr, name: stringify!($name), args: &[$((stringify!($arg), Arg::$kind)),*],
+            handler: None, privilege: Some(Caps::$cap), support: Support::Missing, note: "" }
     };
     (@entry $nr:literal $name:ident [$($arg:ident $kind:ident),*] [$m:ident $f:ident] []) => {
         Entry { nr: $nr, name: stringify!($name), args: &[$((stringify!($arg), Arg::$kind)),*],
-            handler: Some($m::$f), support: Support::Full, note: "" }
+            handler: Some($m::$f), privilege: None, support: Support::Full, note: "" }
     };
     (@entry $nr:literal $name:ident [$($arg:ident $kind:ident),*] [$m:ident $f:ident] [$note:literal]) => {
         Entry { nr: $nr, name: stringify!($name), args: &[$((stringify!($arg), Arg::$kind)),*],
-            handler: Some($m::$f), support: Support::Partial, note: $note }
+            handler: Some($m::$f), privilege: None, support: Support::Partial, note: $note }
     };
 }
 
@@ -198,20 +206,20 @@ table! {
     160 setrlimit(resource: Int, rlim: Ptr) => rlimit::setrlimit;
     161 chroot(path: Path) => dirs::chroot;
     162 sync() => read_write::sync;
-    163 acct(path: Path) => none;
+    163 acct(path: Path) => none unless SYS_PACCT;
     164 settimeofday(tv: Ptr, tz: Ptr) => time::settimeofday, "the clock cannot be set: EPERM";
     165 mount(source: Path, target: Path, fstype: Str, flags: Hex, data: Ptr) => mount::mount;
     166 umount2(target: Path, flags: Hex) => mount::umount2;
-    167 swapon(path: Path, flags: Hex) => none;
-    168 swapoff(path: Path) => none;
+    167 swapon(path: Path, flags: Hex) => none unless SYS_ADMIN;
+    168 swapoff(path: Path) => none unless SYS_ADMIN;
     169 reboot(magic: Hex, magic2: Hex, op: Hex, arg: Ptr) => system::reboot;
     170 sethostname(name: InBuf, len: Size) => system::sethostname;
     171 setdomainname(name: InBuf, len: Size) => system::setdomainname;
     172 iopl(level: Int) => none;
     173 ioperm(from: Hex, num: Hex, turn_on: Int) => none;
     174 create_module() => none;
-    175 init_module(image: Ptr, len: Size, params: Str) => none;
-    176 delete_module(name: Str, flags: Hex) => none;
+    175 init_module(image: Ptr, len: Size, params: Str) => none unless SYS_MODULE;
+    176 delete_module(name: Str, flags: Hex) => none unless SYS_MODULE;
     177 get_kernel_syms() => none;
     178 query_module() => none;
     179 quotactl() => none;
@@ -281,7 +289,7 @@ table! {
     243 mq_timedreceive() => none;
     244 mq_notify() => none;
     245 mq_getsetattr() => none;
-    246 kexec_load(entry: Ptr, nr: Size, segments: Ptr, flags: Hex) => none;
+    246 kexec_load(entry: Ptr, nr: Size, segments: Ptr, flags: Hex) => none unless SYS_BOOT;
     247 waitid(idtype: Int, id: Int, infop: Ptr, options: Hex, rusage: Ptr) => wait::waitid;
     248 add_key(type: Str, description: Str, payload: Ptr, plen: Size, keyring: Int) => none;
     249 request_key(type: Str, description: Str, callout: Str, keyring: Int) => none;
@@ -348,14 +356,14 @@ table! {
     310 process_vm_readv(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => remote_memory::process_vm_readv;
     311 process_vm_writev(pid: Int, local: Ptr, liovcnt: Size, remote: Ptr, riovcnt: Size, flags: Hex) => remote_memory::process_vm_writev;
     312 kcmp(pid1: Int, pid2: Int, type: Int, idx1: Hex, idx2: Hex) => none;
-    313 finit_module(fd: Fd, params: Str, flags: Hex) => none;
+    313 finit_module(fd: Fd, params: Str, flags: Hex) => none unless SYS_MODULE;
     314 sched_setattr(pid: Int, attr: Ptr, flags: Hex) => sched::sched_setattr, "no deadlines; the host schedules";
     315 sched_getattr(pid: Int, attr: Ptr, size: Uint, flags: Hex) => sched::sched_getattr;
     316 renameat2(olddirfd: AtFd, oldpath: Path, newdirfd: AtFd, newpath: Path, flags: Hex) => link_rename::renameat2;
     317 seccomp(op: Int, flags: Hex, args: Ptr) => seccomp::seccomp;
     318 getrandom(buf: OutBuf, buflen: Size, flags: Hex) => system::getrandom;
     319 memfd_create(name: Str, flags: Hex) => fcntl::memfd_create;
-    320 kexec_file_load(kernel_fd: Fd, initrd_fd: Fd, cmdline_len: Size, cmdline: Ptr, flags: Hex) => none;
+    320 kexec_file_load(kernel_fd: Fd, initrd_fd: Fd, cmdline_len: Size, cmdline: Ptr, flags: Hex) => none unless SYS_BOOT;
     321 bpf(cmd: Int, attr: Ptr, size: Uint) => none;
     322 execveat(dirfd: AtFd, path: Path, argv: Ptr, envp: Ptr, flags: AtFlags) => exec::execveat;
     323 userfaultfd(flags: Hex) => none;

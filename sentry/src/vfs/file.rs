@@ -8,6 +8,7 @@ use abi::Errno;
 use parking_lot::Mutex;
 
 use super::locks::{self, Owner};
+use super::text_busy::Hold;
 use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
 use crate::kernel::{Credentials, Current, Events, WaitQueue};
 use crate::kmem::{self, KernelMemory};
@@ -186,6 +187,8 @@ pub struct FileDescription {
     id: u64,
     /// Whether it may own locks.
     locked: AtomicBool,
+    /// What it stands for as a writer, or as a program.
+    hold: Mutex<Option<Hold>>,
     _counted: OpenFiles,
 }
 
@@ -272,8 +275,14 @@ impl FileDescription {
             owner: Mutex::new(FileOwner::default()),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             locked: AtomicBool::new(false),
+            hold: Mutex::new(None),
             _counted: counted,
         }))
+    }
+
+    /// It writes, or runs, for as long as it is open, or up to the next call.
+    pub fn set_hold(&self, hold: Option<Hold>) {
+        *self.hold.lock() = hold;
     }
 
     /// What it can do.

@@ -25,6 +25,7 @@ pub mod notify;
 pub mod open;
 pub mod perm;
 pub mod special;
+pub mod text_busy;
 
 pub use attr::{Attr, FileType, SetAttr, StatFs, Timespec};
 pub use dentry::Dentry;

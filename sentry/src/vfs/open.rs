@@ -10,6 +10,7 @@ use super::dirops::{self, NewOwner};
 use super::namei::{LastKind, LookupFlags, WalkContext, Walker, child_locked, is_dir};
 use super::notify;
 use super::perm::{self, Access};
+use super::text_busy::Hold;
 use super::{
     Dentry, FileDescription, FileOps, FileType, Inode, MountFlags, NodeKind, OpenArgs, OpenFlags,
     PATH_MAX, Path,
@@ -107,6 +108,7 @@ pub fn open_how(
     }
     let file = finish(task, &ctx.cred, place, flags)?;
     if truncate {
+        let _hold = Hold::write(&*inode)?;
         dirops::truncate_inode(&ctx.cred, &inode, 0)?;
         notify::file(&file.path().dentry, libc::IN_MODIFY);
     }
@@ -224,6 +226,7 @@ pub fn finish(
 ) -> Result<Arc<FileDescription>, Errno> {
     let args = OpenArgs { flags, cred, path: &place, task };
     let inode = place.inode()?;
+    let hold = if flags.writable() { Hold::write(&*inode)? } else { None };
     let ops = match inode.file_type() {
         FileType::Regular | FileType::Directory => inode.open(&args)?,
         FileType::Symlink => return Err(Errno::ELOOP),
@@ -233,12 +236,14 @@ pub fn finish(
         },
     };
     let file = FileDescription::new(ops, place, flags, cred.clone())?;
+    file.set_hold(hold);
     notify::file(&file.path().dentry, libc::IN_OPEN);
     Ok(file)
 }
 
 /// Opens a program for execve(2) (`do_open_execat`): `EACCES` for what is not a regular file, not
-/// executable, or on a mount without execution.
+/// executable, or on a mount without execution; `ETXTBSY` if somebody may write to it, and nobody can
+/// while the result is open.
 pub fn open_exec(
     task: &Task,
     dirfd: i32,
@@ -258,5 +263,8 @@ pub fn open_exec(
         return Err(Errno::EACCES);
     }
     perm::check(&ctx.cred, &inode, Access::EXEC)?;
-    finish(task, &ctx.cred, place, OpenFlags::empty())
+    let hold = Hold::run(&*inode)?;
+    let file = finish(task, &ctx.cred, place, OpenFlags::empty())?;
+    file.set_hold(hold);
+    Ok(file)
 }
