@@ -17,6 +17,7 @@ mod environment;
 mod error;
 mod features;
 mod helper;
+mod kernel_files;
 mod launch;
 mod limits;
 mod log;

@@ -14,6 +14,7 @@ use lockdown::View;
 use sentry::boot::spec::{MountKind, MountSpec};
 
 use crate::error::Error;
+use crate::kernel_files::Mounts;
 use crate::sandbox::Bind;
 
 /// The trees and mounts of one sandbox.
@@ -129,7 +130,7 @@ impl Files {
             return Err(Error::option("--root", format!("{root:?} is not a directory")));
         }
         let mut files = Files { named: true, ..Files::default() };
-        files.export(source, PathBuf::from("/"), Access::Overlay, false)?;
+        files.export("--root", source, PathBuf::from("/"), Access::Overlay, false)?;
         files.kernel_mounts();
         Ok(files)
     }
@@ -200,7 +201,7 @@ impl Files {
         if !["/tmp", "/dev"].iter().any(|top| cwd.starts_with(top)) {
             self.make_parents(cwd);
         }
-        self.export(cwd.to_owned(), cwd.to_owned(), Access::Overlay, false)?;
+        self.export("--workdir", cwd.to_owned(), cwd.to_owned(), Access::Overlay, false)?;
         if home == cwd
             && let Some(export) = self.exports.last_mut()
         {
@@ -244,7 +245,7 @@ impl Files {
                     self.named = true;
                     let file = !source.is_dir();
                     let access = if bind.writable { Access::Write } else { Access::Read };
-                    self.export(source, destination.clone(), access, file)?;
+                    self.export(option, source, destination.clone(), access, file)?;
                 }
             }
         }
@@ -258,6 +259,7 @@ impl Files {
 
     fn export(
         &mut self,
+        option: &'static str,
         source: PathBuf,
         destination: PathBuf,
         access: Access,
@@ -265,9 +267,12 @@ impl Files {
     ) -> Result<(), Error> {
         let index = self.exports.len();
         let writable = access == Access::Write;
+        let mounts = Mounts::now().map_err(|error| Error::host("reading mountinfo", error))?;
+        let hidden = mounts.hidden_in(&source).map_err(|problem| Error::option(option, problem))?;
         let at = PathBuf::from(index.to_string());
         let index = u32::try_from(index)
             .map_err(|_| Error::Usage("too many files and directories to show".into()))?;
+        self.view.masks.extend(hidden.into_iter().map(|path| (at.clone(), path)));
         self.view.binds.push(lockdown::Bind { source, at, writable });
         self.mount(&destination, access.mount(index, file));
         let overlay = access == Access::Overlay;

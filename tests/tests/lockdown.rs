@@ -343,7 +343,47 @@ fn subordinate_ids_are_owners(platform: &str) {
     sandboxes.assert_nothing_left();
 }
 
+fn the_hosts_kernel_files_are_never_shown(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    for option in ["--ro=/proc:/x", "--rw=/sys:/x", "--rw=/proc/sys/kernel:/x", "--root=/proc"] {
+        let output = sandboxes.run(&["run", option, "true"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(125), "{option}: {said}");
+        assert!(said.contains(&option[..4]) && said.contains("never shown"), "{option}: {said}");
+    }
+    for option in ["--ro=/:/h", "--rw=/:/h"] {
+        let script = "ls -A /h/proc /h/sys; touch /h/proc/x 2>/dev/null && echo made";
+        let arguments = ["run", option, "--user=0", "sh", "-c", script];
+        for (who, command) in sandboxes.callers(&arguments) {
+            let output = rsentry_tests::finish(command);
+            let (said, complaint) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(!said.contains("made") && !said.contains("kcore"), "{who}: {option}: {said}");
+            // Something empty; or, for who may not look into that, nothing.
+            let empty = said == "/h/proc:\n\n/h/sys:\n" || complaint.contains("denied");
+            assert!(empty, "{who}: {option}: {said}{complaint}");
+        }
+        // A taken-over gofer has no more.
+        let mut command = sandboxes.command(&["run", option, "cat"]);
+        command.stdin(Stdio::piped());
+        let mut running = command.spawn().unwrap();
+        eventually("something empty covers them", || {
+            Process::children(running.id()).iter().any(|gofer| {
+                let mounts = gofer.mounts();
+                let last = |place: &str| mounts.iter().rfind(|(at, _)| at.ends_with(place));
+                ["/proc", "/sys"].iter().all(|place| {
+                    last(place).is_some_and(|(_, options)| options.contains("- tmpfs"))
+                })
+            })
+        });
+        drop(running.stdin.take());
+        wait(&mut running);
+    }
+    sandboxes.assert_nothing_left();
+}
+
 rsentry_tests::on_every_platform! {
+    the_hosts_kernel_files_are_never_shown,
     subordinate_ids_are_owners,
     both_are_locked_down,
     the_launcher_confines_itself,
