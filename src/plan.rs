@@ -113,6 +113,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         groups,
         capabilities,
         hostname: hostname(sandbox.hostname.as_deref())?,
+        make_hosts: sandbox.root.is_none(),
         mounts: files.mounts.clone(),
         rlimits: Vec::new(),
         platform: sandbox.platform,

@@ -62,6 +62,10 @@ impl Filter {
             // No secrets, but who the host is.
             "etc/machine-id",
             "etc/hostname",
+            // The Sentry makes one of its own.
+            "etc/hosts",
+            // And what it has for disks.
+            "etc/fstab*",
             "etc/sudoers*",
             "etc/ssh/ssh_host_*_key",
             "etc/ssl/private",

@@ -15,7 +15,8 @@ use crate::fs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::kernel::Kernel;
 use crate::tty::devpts::Devpts;
 use crate::vfs::{
-    Dentry, FileSystem, Inode, Mount, MountFlags, MountNamespace, NewNode, NodeKind, Path,
+    Dentry, FileSystem, FileType, Inode, IoSrc, Mount, MountFlags, MountNamespace, NewNode,
+    NodeKind, Path,
 };
 
 /// What went wrong, and where.
@@ -38,24 +39,24 @@ pub struct Sources {
     pub devpts: Arc<Devpts>,
 }
 
-/// Makes all mounts. The first one is the root.
+/// Makes all mounts. The first one is the root; if that is an overlay, `hosts` is put over its
+/// `/etc/hosts`.
 pub fn compose(
     kernel: &Arc<Kernel>,
     mut sources: Sources,
     specs: &[MountSpec],
+    mut hosts: Option<Vec<u8>>,
 ) -> Result<Arc<MountNamespace>, MountError> {
     let mut namespace: Option<Arc<MountNamespace>> = None;
     for spec in specs {
         let dst = || String::from_utf8_lossy(&spec.dst).into_owned();
         let fail = |errno| MountError { dst: dst(), errno };
-        let mount = make(kernel, &mut sources, &spec.kind).map_err(fail)?;
+        let mount = make(kernel, &mut sources, &spec.kind, hosts.take()).map_err(fail)?;
         match &namespace {
             None => namespace = Some(MountNamespace::new(mount)),
             Some(namespace) => {
-                let is_dir = mount
-                    .root
-                    .inode()
-                    .is_some_and(|i| i.file_type() == crate::vfs::FileType::Directory);
+                let is_dir =
+                    mount.root.inode().is_some_and(|i| i.file_type() == FileType::Directory);
                 let point = make_point(namespace, &spec.dst, is_dir).map_err(fail)?;
                 namespace.attach(mount, point);
             }
@@ -73,6 +74,7 @@ fn make(
     kernel: &Arc<Kernel>,
     sources: &mut Sources,
     kind: &MountKind,
+    hosts: Option<Vec<u8>>,
 ) -> Result<Arc<Mount>, Errno> {
     const SYSTEM: MountFlags =
         MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -91,6 +93,9 @@ fn make(
                 let (_, upper) = tmpfs(kernel, 0o755)?;
                 let overlay = Overlay::new(upper, vec![root])?;
                 let root = overlay.root()?;
+                if let Some(hosts) = hosts {
+                    make_hosts(&root.clone(), &hosts)?;
+                }
                 mount_root(overlay, root, "overlay", flags)
             } else {
                 mount_root(fs, root, "host", flags)
@@ -107,6 +112,33 @@ fn make(
             mount_root(fs, root, "devtmpfs", MountFlags::NOSUID | MountFlags::RELATIME)
         }
     })
+}
+
+/// Makes `/etc/hosts` in a root that has none. Where it cannot be, because the root is an odd one, there
+/// is none.
+fn make_hosts(root: &Arc<dyn Inode>, text: &[u8]) -> Result<(), Errno> {
+    let new = |mode, kind| NewNode { mode, uid: 0, gid: 0, kind };
+    let etc = match root.lookup(b"etc", b"") {
+        Ok(etc) if etc.file_type() == FileType::Directory => etc,
+        Ok(_) => return Ok(()),
+        Err(Errno::ENOENT) => root.create(b"etc", &new(0o755, NodeKind::Directory))?,
+        Err(errno) => return Err(errno),
+    };
+    let hosts = match etc.create(b"hosts", &new(0o644, NodeKind::Regular)) {
+        Err(Errno::EEXIST) => return Ok(()),
+        made => made?,
+    };
+    hosts.write_at(&mut IoSrc::kernel(text), 0).map(drop)
+}
+
+/// The text of `/etc/hosts`: names without a server, the sandbox's own among them.
+pub fn hosts(hostname: &[u8]) -> Vec<u8> {
+    const LOCAL: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    // A name may be anything; one that would not be a name here is left out.
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._".contains(b);
+    let own: &[&[u8]] =
+        if hostname.iter().all(is_name) { &[b"127.0.1.1\t", hostname, b"\n"] } else { &[] };
+    [LOCAL, &own.concat()].concat()
 }
 
 fn tmpfs(kernel: &Arc<Kernel>, mode: u32) -> Result<(Arc<TmpFs>, Arc<dyn Inode>), Errno> {

@@ -176,7 +176,8 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
         exports: exports.into_iter().map(Some).collect(),
         devpts: devpts.clone(),
     };
-    let namespace = mounts::compose(&kernel, sources, &spec.mounts)
+    let hosts = spec.make_hosts.then(|| mounts::hosts(&spec.hostname));
+    let namespace = mounts::compose(&kernel, sources, &spec.mounts, hosts)
         .map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
     if let Some((terminal, console)) = &terminal {
         let fds: &[i32] = if terminal.stderr { &[0, 1, 2] } else { &[0, 1] };

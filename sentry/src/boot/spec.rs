@@ -32,6 +32,9 @@ pub struct BootSpec {
     pub capabilities: CapabilitySpec,
     /// The UTS node name; at most 64 bytes.
     pub hostname: Vec<u8>,
+    /// The root is the host's system directories without what says who the host is: `/etc/hosts` is to
+    /// be made for [`BootSpec::hostname`].
+    pub make_hosts: bool,
     /// Mounts in the order in which they are made. The first one is `/`. A mount point that is
     /// missing is created, with its parents (mode 0755, root's), in the file system it lies in.
     pub mounts: Vec<MountSpec>,

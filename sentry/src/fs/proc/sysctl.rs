@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::system::{RELEASE, VERSION};
 use crate::fs::epoll::MAX_USER_WATCHES;
 use crate::fs::pseudo::{Content, Node, PseudoFs, StaticDir, StaticText};
 use crate::kernel::seccomp::Action;
 use crate::kernel::task_table::PID_MAX;
+use crate::kernel::version::{RELEASE, VERSION};
 use crate::kernel::{Caps, Task};
 use crate::mm::random_bytes;
 use crate::vfs::open_file_limit;

@@ -9,12 +9,8 @@ use abi::Errno;
 use super::cpuinfo;
 use crate::fs::pseudo::{Node, PseudoFs, StaticDir, StaticLink, StaticText};
 use crate::kernel::time::clock_ns;
+use crate::kernel::version::{RELEASE, VERSION};
 use crate::kernel::{Kernel, Task};
-
-/// What uname(2) and `/proc/version` say; a release that programs know.
-pub const RELEASE: &str = "6.12.0";
-/// `/proc/version`'s and uname(2)'s version field.
-pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC rsentry";
 
 /// Adds the files to procfs's root.
 pub(super) fn add(
