@@ -12,6 +12,9 @@ use rsentry_lockdown::{
 
 const ROUNDS: usize = 100;
 
+/// Makes a process and ends it.
+type Variant = Box<dyn Fn() -> Duration>;
+
 fn main() {
     // A jail always has these: an empty root, no capabilities, Landlock where the host has it.
     let always = Namespaces::USER | Namespaces::MOUNT;
@@ -24,7 +27,7 @@ fn main() {
         ("cgroup namespace", Namespaces::CGROUP),
         ("time namespace", Namespaces::TIME),
     ];
-    let mut variants: Vec<(&str, Box<dyn Fn() -> Duration>)> =
+    let mut variants: Vec<(&str, Variant)> =
         vec![("a process (fork, exit, wait)", Box::new(|| forked(|| true)))];
     let mut namespaces = always;
     for (name, more) in steps {
