@@ -107,7 +107,7 @@ const RECORDS: &[(&str, &str, &str, &str)] = &[
     ("escape", "ptrace", "ENOSYS", "ptrace"),
     ("escape", "bpf", "ENOSYS", "bpf"),
     ("escape", "setns", "E", "namespace"),
-    ("escape", "init_module", "ENOSYS", "kernel-module"),
+    ("escape", "init_module", "E", "kernel-module"),
     ("escape", "socket", "EAFNOSUPPORT", "raw-socket"),
     ("escape", "keyctl", "ENOSYS", "keyring"),
     ("escape", "unshare", "E", "namespace"),
