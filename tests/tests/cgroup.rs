@@ -246,3 +246,37 @@ fn a_user_with_a_delegated_group_has_one() {
     fs::remove_dir(&delegated).unwrap();
     sandboxes.assert_nothing_left();
 }
+
+/// A limit on what is written to the disk holds, for a file that really lies on one.
+#[test]
+fn io_limits_hold() {
+    let tree = tree_of("blkio").or_else(|| tree_of("io"));
+    // A file's device is one that limits are known for if it has a queue of its own.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let device = fs::metadata(directory.path()).unwrap().dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    if tree.is_none() || !Path::new(&format!("/sys/dev/block/{device}/queue")).exists() {
+        eprintln!("skipped: no io controller, or no disk of its own at {device}");
+        return;
+    }
+    const RATE: u64 = 1 << 20;
+    let sandboxes = Sandboxes::new();
+    let name = own_name();
+    let (cgroup, limit) = (format!("--cgroup=/{name}"), format!("--io-max={device} wbps={RATE}"));
+    let show = format!("--rw={}:/disk", directory.path().display());
+    let write = "dd if=/dev/zero of=/disk/x bs=64k count=40 conv=fsync 2>&1";
+    let arguments =
+        ["run", "--user=0:0", &cgroup, &limit, &show, "-w", "/", "--", "sh", "-c", write];
+    let start = std::time::Instant::now();
+    let output = finish(sandboxes.command(&arguments));
+    let took = start.elapsed().as_secs_f64();
+    assert!(output.status.success(), "{output:?}");
+    let written = (40 << 16) as f64;
+    assert!(written / took < 1.1 * RATE as f64, "{took} s: {output:?}");
+    // Not that nothing comes through at all.
+    assert!(took < 20.0, "{took} s");
+    sandboxes.assert_nothing_left();
+    for (_, top) in trees() {
+        assert!(!top.join(&name).exists(), "a group is left in {}", top.display());
+    }
+}

@@ -82,6 +82,39 @@ fn processors_are_shared_out(platform: &str) {
     panic!("{shares:?} processors instead of 0.2");
 }
 
+/// Threads of one process that spin, and a guest that works in short pieces with sleep in between,
+/// which no look at long intervals must miss.
+const WORK: &str = "import sys, threading, time
+def spin():
+    while True: pass
+def pieces():
+    while True:
+        end = time.monotonic() + 0.004
+        while time.monotonic() < end: pass
+        time.sleep(0.002)
+work = {'threads': spin, 'pieces': pieces}[sys.argv[1]]
+for _ in range(3): threading.Thread(target=work, daemon=True).start()
+work()";
+
+fn the_work_of_threads_and_in_pieces_counts(platform: &str) {
+    let sandboxes = Sandboxes::on(platform);
+    for kind in ["threads", "pieces"] {
+        let guest = ["python3", "-c", WORK, kind];
+        let budget = ["--cpu-time=1", "--wall=60"];
+        let (output, report) = reported(&sandboxes, &[&budget[..], &guest].concat());
+        assert_eq!(output.status.code(), Some(152), "{kind}: {}", text(&output.stderr));
+        assert_eq!((report.ended_by, report.status), (Cause::Cpu, ExitStatus::Signal(9)), "{kind}");
+        assert_close(kind, report.cpu.as_secs_f64(), 1.0);
+        let quota = ["--cpus=0.25", "--wall=3s"];
+        let (_, report) = reported(&sandboxes, &[&quota[..], &guest].concat());
+        let share = report.cpu.as_secs_f64() / report.wall.as_secs_f64();
+        // Less is other tests' doing.
+        assert!(share < 0.275, "{kind}: {share} processors instead of 0.25");
+        assert!(share > 0.1, "{kind}: {share} processors");
+    }
+    sandboxes.assert_nothing_left();
+}
+
 fn tasks_are_counted(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     let processes = "import os, time
@@ -296,6 +329,7 @@ rsentry_tests::on_every_platform!(
     the_wall_clock_ends_the_sandbox,
     processor_time_ends_the_sandbox,
     processors_are_shared_out,
+    the_work_of_threads_and_in_pieces_counts,
     tasks_are_counted,
     open_files_are_counted,
     output_ends_the_sandbox,
