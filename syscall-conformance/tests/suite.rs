@@ -21,10 +21,7 @@ fn suite(home: &Path, sandbox: Option<Sandbox>) {
         build::static_guest("rsentry-syscall-conformance", "conformance-guest", false).unwrap();
     let plan =
         Plan { guest, filters: Vec::new(), jobs: 2, sandbox, native_dir: home.to_path_buf() };
-    let mut failed = failures(&run(&plan).unwrap());
-    if plan.sandbox.is_some() {
-        failed.retain(|f| !KNOWN.iter().any(|(name, _)| f.starts_with(&format!("{name}: "))));
-    }
+    let failed = failures(&run(&plan).unwrap());
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -32,9 +29,6 @@ fn suite(home: &Path, sandbox: Option<Sandbox>) {
 fn every_case_passes_natively() {
     suite(tempfile::tempdir().unwrap().path(), None);
 }
-
-/// Cases that do not pass in the sandbox yet, each with the reason. The list may only shrink.
-const KNOWN: [(&str, &str); 1] = [("system::fcntl_owner", "O_ASYNC sends no SIGIO")];
 
 fn every_case_does_the_same_in_the_sandbox(platform: &str) {
     let sandbox = Sandbox {

@@ -18,6 +18,7 @@ pub mod cred_set;
 pub mod current;
 pub mod exec;
 pub mod exit;
+pub mod fasync;
 pub mod fd_table;
 pub mod fs_context;
 pub mod futex;

@@ -55,7 +55,7 @@ pub fn fcntl(cur: &mut Current, args: &Args) -> SysResult {
         _ => {}
     }
     match cmd {
-        libc::F_SETFL => set_status(cur, &file, OpenFlags::from_bits_retain(arg as u32)),
+        libc::F_SETFL => set_status(cur, fd, &file, OpenFlags::from_bits_retain(arg as u32)),
         libc::F_GETLK => get_lock(cur, &file, arg, false),
         libc::F_SETLK => set_lock(cur, fd, &file, arg, false, false),
         libc::F_SETLKW => set_lock(cur, fd, &file, arg, true, false),
@@ -111,13 +111,13 @@ fn duplicate(cur: &Current, file: Arc<FileDescription>, min: i32, cloexec: bool)
     cur.files.install(file, cloexec, min, limit).map(|fd| fd as u64)
 }
 
-fn set_status(cur: &Current, file: &FileDescription, flags: OpenFlags) -> SysResult {
+fn set_status(cur: &Current, fd: i32, file: &Arc<FileDescription>, flags: OpenFlags) -> SysResult {
     let gains_noatime =
         flags.contains(OpenFlags::NOATIME) && !file.flags().contains(OpenFlags::NOATIME);
     if gains_noatime && !perm::owner_or_capable(&cur.cred(), &file.inode()?.attr()?) {
         return Err(Errno::EPERM);
     }
-    file.set_flags(flags);
+    file.set_flags(&cur.kernel, fd, flags);
     Ok(0)
 }
 
@@ -127,9 +127,14 @@ fn set_owner(cur: &Current, file: &FileDescription, who: i32) -> SysResult {
         who if who < 0 => (F_OWNER_PGRP, -who),
         who => (F_OWNER_PID, who),
     };
+    name_owner(cur, file, kind, id)
+}
+
+fn name_owner(cur: &Current, file: &FileDescription, kind: i32, id: i32) -> SysResult {
     check_owner(cur, kind, id)?;
+    let cred = cur.cred();
     let mut owner = file.owner().lock();
-    *owner = FileOwner { kind, id, ..*owner };
+    *owner = FileOwner { kind, id, uid: cred.uid, euid: cred.euid, ..*owner };
     Ok(0)
 }
 
@@ -148,10 +153,7 @@ fn set_owner_ex(cur: &Current, file: &FileDescription, addr: u64) -> SysResult {
     if !(0..=F_OWNER_PGRP).contains(&kind) {
         return Err(Errno::EINVAL);
     }
-    check_owner(cur, kind, id)?;
-    let mut owner = file.owner().lock();
-    *owner = FileOwner { kind, id, ..*owner };
-    Ok(0)
+    name_owner(cur, file, kind, id)
 }
 
 fn add_seals(file: &FileDescription, seals: u32) -> SysResult {

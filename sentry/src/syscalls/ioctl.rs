@@ -28,7 +28,7 @@ pub fn ioctl(cur: &mut Current, args: &Args) -> SysResult {
             };
             let mut flags = file.flags();
             flags.set(flag, on);
-            file.set_flags(flags);
+            file.set_flags(&cur.kernel, fd, flags);
         }
         FIOQSIZE => match file.inode()?.file_type() {
             FileType::Regular | FileType::Directory | FileType::Symlink => {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::locks::{self, Owner};
 use super::text_busy::Hold;
 use super::{Attr, FileType, Inode, IoDst, IoSrc, Path, SetAttr};
-use crate::kernel::{Credentials, Current, Events, WaitQueue};
+use crate::kernel::{Credentials, Current, Events, Kernel, WaitQueue, fasync};
 use crate::kmem::{self, KernelMemory};
 use crate::mm::Mappable;
 
@@ -189,6 +189,8 @@ pub struct FileDescription {
     locked: AtomicBool,
     /// What it stands for as a writer, or as a program.
     hold: Mutex<Option<Hold>>,
+    /// With `O_ASYNC`.
+    signals: Mutex<Option<fasync::Armed>>,
     _counted: OpenFiles,
 }
 
@@ -249,6 +251,10 @@ pub struct FileOwner {
     pub id: i32,
     /// The signal; 0 means SIGIO.
     pub signal: i32,
+    /// Real and effective user of who named the owner.
+    pub uid: u32,
+    /// See `uid`.
+    pub euid: u32,
 }
 
 impl FileDescription {
@@ -276,6 +282,7 @@ impl FileDescription {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             locked: AtomicBool::new(false),
             hold: Mutex::new(None),
+            signals: Mutex::new(None),
             _counted: counted,
         }))
     }
@@ -311,11 +318,17 @@ impl FileDescription {
     }
 
     /// F_SETFL: replaces the settable flags.
-    pub fn set_flags(&self, flags: OpenFlags) {
+    pub fn set_flags(self: &Arc<Self>, kernel: &Arc<Kernel>, fd: i32, flags: OpenFlags) {
         let keep = self.flags() - OpenFlags::SETTABLE;
         let new = keep | (flags & OpenFlags::SETTABLE);
         self.flags.store(new.bits(), Ordering::Release);
         self.ops.flags_changed(new);
+        let mut signals = self.signals.lock();
+        match new.contains(OpenFlags::ASYNC) {
+            false => *signals = None,
+            true if signals.is_none() => *signals = fasync::Armed::new(kernel, self, fd),
+            true => {}
+        }
     }
 
     /// Whether calls on it must not block.

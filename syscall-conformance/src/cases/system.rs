@@ -42,6 +42,7 @@ cases![
     personality_forms,
     fadvise_readahead,
     fcntl_owner,
+    async_signals_with_information,
     name_to_handle,
     umount_denied,
     reboot_denied,
@@ -505,6 +506,29 @@ fn fcntl_owner() {
     write(_b, b"x");
     nap(5);
     assert_eq!(count(SIGIO), 1);
+}
+
+fn async_signals_with_information() {
+    let signal = 40;
+    sigmask(SIG_BLOCK, bit(signal));
+    let next = |milliseconds| {
+        let mut got: siginfo_t = zeroed();
+        sys!(SYS_rt_sigtimedwait, &bit(signal), &mut got, &ms(milliseconds), 8).map(|_| got)
+    };
+    let (r, w) = pipe(O_NONBLOCK);
+    ok!(SYS_fcntl, r, F_SETOWN, -(ok!(SYS_getpgid, 0) as i32));
+    ok!(SYS_fcntl, r, 10, signal);
+    write(w, b"x");
+    assert!(next(20).is_err(), "before O_ASYNC");
+    ok!(SYS_fcntl, r, F_SETFL, O_ASYNC | O_NONBLOCK);
+    write(w, b"x");
+    let got = next(1000).unwrap();
+    // POLL_IN; SAFETY: of a file, so its band and descriptor are there.
+    let (band, fd) = unsafe { (*(&raw const got).cast::<i64>().add(2), *(&raw const got).cast::<i32>().add(6)) };
+    assert_eq!((got.si_signo, got.si_code, band, fd), (signal, 1, 0x41, r));
+    ok!(SYS_fcntl, r, F_SETFL, O_NONBLOCK);
+    write(w, b"x");
+    assert!(next(20).is_err(), "after O_ASYNC");
 }
 
 fn name_to_handle() {

@@ -68,6 +68,11 @@ impl SigInfo {
         SigInfo::new(signo, code, [pair(pid as u32, uid), value, 0, 0])
     }
 
+    /// Of a file that became ready (`F_SETSIG`).
+    pub fn io(signo: i32, code: i32, band: u64, fd: i32) -> SigInfo {
+        SigInfo::new(signo, code, [band, fd as u32 as u64, 0, 0])
+    }
+
     /// Of a POSIX timer (timer_create(2)).
     pub fn timer(signo: i32, timer: i32, overrun: i32, value: u64) -> SigInfo {
         SigInfo::new(signo, SI_TIMER, [pair(timer as u32, overrun as u32), value, 0, 0])
