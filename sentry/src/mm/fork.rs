@@ -57,7 +57,7 @@ impl MemoryManager {
         let copy = State {
             vmas: IntervalMap::new(),
             pmas: IntervalMap::new(),
-            layout: st.layout,
+            layout: st.layout.afresh(),
             brk: st.brk.clone(),
             total: 0,
             total_peak: 0,

@@ -79,6 +79,11 @@ impl<V: Segment> IntervalMap<V> {
             .find(|(range, _)| range.end <= at)
     }
 
+    /// The last range that starts below `at`.
+    pub fn below(&self, at: u64) -> Option<(Range<u64>, &V)> {
+        self.map.range(..at).next_back().map(|(start, entry)| (*start..entry.end, &entry.value))
+    }
+
     /// All ranges in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Range<u64>, &V)> {
         self.map.iter().map(|(start, entry)| (*start..entry.end, &entry.value))

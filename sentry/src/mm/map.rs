@@ -99,7 +99,7 @@ impl MemoryManager {
         if !st.has_room(0) || st.pmas.len() > MAX_PMAS {
             return Err(Errno::ENOMEM);
         }
-        let addr = self.place(&st, request, len)?;
+        let addr = self.place(&mut st, request, len)?;
         let range = addr..addr + len;
         let lock = if request.has(libc::MAP_LOCKED) { VmFlags::LOCKED } else { VmFlags::empty() };
         let mut flags = VmFlags::from_prot(request.prot) | VmFlags::MAY | st.def_flags | lock;
@@ -152,13 +152,13 @@ impl MemoryManager {
     }
 
     /// `get_unmapped_area` with `MAP_FIXED` and its kin.
-    fn place(&self, st: &State, request: &MmapRequest, len: u64) -> Result<u64, Errno> {
+    fn place(&self, st: &mut State, request: &MmapRequest, len: u64) -> Result<u64, Errno> {
         let no_replace = request.has(libc::MAP_FIXED_NOREPLACE);
         if !request.has(libc::MAP_FIXED) && !no_replace {
             // `round_hint_to_min`.
             let hint = page_down(request.addr);
             let hint = if hint != 0 && hint < MMAP_MIN_ADDR { MMAP_MIN_ADDR } else { hint };
-            return st.layout.find(&st.vmas, hint, len, request.has(libc::MAP_32BIT));
+            return st.find_free(hint, len, request.has(libc::MAP_32BIT));
         }
         let addr = request.addr;
         if len > TASK_SIZE || addr > TASK_SIZE - len {
@@ -292,7 +292,7 @@ impl MemoryManager {
         let Some(image) = self.ctx.platform.vdso() else { return Ok(None) };
         let mut st = self.state.write();
         let len = image.vvar_len + image.code_len;
-        let base = st.layout.find(&st.vmas, 0, len, false)?;
+        let base = st.find_free(0, len, false)?;
         self.space.move_vdso(base);
         let data = VmFlags::READ
             | VmFlags::MAYREAD
@@ -330,8 +330,7 @@ impl MemoryManager {
 
     /// `len` free bytes, for the loader.
     pub fn find_free(&self, len: u64) -> Result<u64, Errno> {
-        let st = self.state.read();
-        st.layout.find(&st.vmas, 0, len, false)
+        self.state.write().find_free(0, len, false)
     }
 
     /// Where to load a position-independent program that has an interpreter.

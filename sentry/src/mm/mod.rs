@@ -267,11 +267,27 @@ impl State {
     /// Inserts an area into unused addresses, and joins it with its neighbours.
     fn put_vma(&mut self, range: Range<u64>, vma: Vma) {
         self.account(vma.flags, range.end - range.start, true);
+        if vma.flags.contains(VmFlags::GROWSDOWN) {
+            self.layout.stack_at(range.start);
+        }
         self.vmas.insert(range, vma);
     }
 
     /// Takes the areas of a range out, cutting those that cross its borders.
     fn take_vmas(&mut self, range: Range<u64>) -> Vec<(Range<u64>, Vma)> {
+        let end = range.end;
+        let taken = self.lift_vmas(range);
+        self.layout.freed(&self.vmas, end);
+        taken
+    }
+
+    /// Finds free addresses: [`Layout::find`].
+    fn find_free(&mut self, hint: u64, len: u64, low_32bit: bool) -> Result<u64, Errno> {
+        self.layout.find(&self.vmas, hint, len, low_32bit)
+    }
+
+    /// As [`State::take_vmas`], where others are put in their places at once.
+    fn lift_vmas(&mut self, range: Range<u64>) -> Vec<(Range<u64>, Vma)> {
         let taken = self.vmas.take(range);
         for (range, vma) in &taken {
             self.account(vma.flags, range.end - range.start, false);
@@ -281,7 +297,7 @@ impl State {
 
     /// Changes every area of a range in place.
     fn update_vmas(&mut self, range: Range<u64>, mut change: impl FnMut(&mut Vma)) {
-        for (range, mut vma) in self.take_vmas(range) {
+        for (range, mut vma) in self.lift_vmas(range) {
             change(&mut vma);
             self.put_vma(range, vma);
         }

@@ -66,7 +66,7 @@ impl MemoryManager {
             let vma = self.source_area(&st, &from, new_len, flags, limits)?;
             let to = match to {
                 Some(to) => to,
-                None => st.layout.find(&st.vmas, new_addr, new_len, false)?,
+                None => st.find_free(new_addr, new_len, false)?,
             };
             return self.move_area(&mut st, &vma, from, to..to + new_len, flags);
         }
@@ -97,7 +97,7 @@ impl MemoryManager {
         if flags & MAYMOVE == 0 {
             return Err(Errno::ENOMEM);
         }
-        let to = st.layout.find(&st.vmas, 0, new_len, false)?;
+        let to = st.find_free(0, new_len, false)?;
         self.move_area(&mut st, &vma, from, to..to + new_len, flags)
     }
 
