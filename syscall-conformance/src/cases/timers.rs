@@ -152,8 +152,8 @@ fn val(interval: i64, value: i64) -> itimerval {
 
 fn itimer_real() {
     on(SIGALRM, SA_RESTART);
-    ok!(SYS_setitimer, ITIMER_REAL, &val(10, 20), 0);
     let before = mono();
+    ok!(SYS_setitimer, ITIMER_REAL, &val(10, 20), 0);
     while count(SIGALRM) < 3 {
         let _ = sys!(SYS_pause);
     }
