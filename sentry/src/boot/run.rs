@@ -67,9 +67,12 @@ impl Running {
     /// Waits for the end of the first program, or of the sandbox.
     fn wait(self) -> Ending {
         // The kernel holds the sender for as long as init lives.
-        let lost = Ended { status: libc::SIGKILL as u32, cause: Cause::Signal };
-        let Ended { status, cause } = self.ended.recv().unwrap_or(lost);
-        let usage = self.kernel.usage();
+        let lost = || Ended {
+            status: libc::SIGKILL as u32,
+            cause: Cause::Signal,
+            usage: self.kernel.usage(),
+        };
+        let Ended { status, cause, usage } = self.ended.recv().unwrap_or_else(|_| lost());
         if let Some(console) = &self.console {
             console.drain();
         }

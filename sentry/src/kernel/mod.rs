@@ -56,6 +56,7 @@ use parking_lot::Mutex;
 use platform::{MemoryFile, Platform};
 
 use crate::boot::Cause;
+use crate::boot::control::Usage;
 use crate::syscalls::strace::Strace;
 
 pub use cred::{Caps, Credentials, Groups};
@@ -120,6 +121,8 @@ pub struct Ended {
     pub status: u32,
     /// Why.
     pub cause: Cause,
+    /// What the sandbox had used up to then.
+    pub usage: Usage,
 }
 
 /// Node and domain name.
@@ -171,9 +174,11 @@ impl Kernel {
 
     /// The sandbox has ended; the first to say so counts.
     pub(crate) fn tell_end(&self, status: u32, cause: Cause) {
+        // Before anybody is killed: the time of who is on his way out is in no account for a moment.
+        let usage = self.usage();
         if let Some(sender) = self.ended.lock().take() {
             // A receiver that is gone means that the sandbox is being torn down already.
-            let _ = sender.send(Ended { status, cause });
+            let _ = sender.send(Ended { status, cause, usage });
         }
     }
 }
