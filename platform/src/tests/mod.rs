@@ -159,6 +159,23 @@ impl Guest {
         self.thread.run(&mut self.regs).unwrap()
     }
 
+    /// As [`Guest::run`], for code that may go on for ever, as any may: it is kicked every now and then.
+    fn run_kicked(&mut self) -> Result<Trap, Error> {
+        let kicker = self.thread.kicker();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                    kicker.kick();
+                }
+            });
+            let outcome = self.thread.run(&mut self.regs);
+            over.store(true, Ordering::Relaxed);
+            outcome
+        })
+    }
+
     /// Runs to a system call and returns its number.
     #[track_caller]
     fn syscall(&mut self) -> u64 {

@@ -273,21 +273,7 @@ fn the_stubs_code_is_no_way_out() {
     for rip in (base..base + code).chain([base + PAGE_SIZE, base + 2 * PAGE_SIZE]) {
         let mut one = guest.take().unwrap_or_else(|| space.thread());
         one.regs = Registers { rip, ..exit_group };
-        // It may go on for ever, as any code may; then it can be kicked.
-        let kicker = one.thread.kicker();
-        let over = AtomicBool::new(false);
-        let outcome = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(Duration::from_millis(1));
-                    kicker.kick();
-                }
-            });
-            let outcome = one.thread.run(&mut one.regs);
-            over.store(true, Ordering::Relaxed);
-            outcome
-        });
-        match outcome {
+        match one.run_kicked() {
             Ok(_) => guest = Some(one),
             // It meddled with the stub, which is its own ruin.
             Err(Error::StubGone) => {

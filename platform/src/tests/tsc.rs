@@ -125,20 +125,7 @@ fn taking_back(world: &World) {
         let mut guest = kept.take().unwrap_or_else(|| space.thread());
         guest.thread.set_tsc(false);
         guest.regs = Registers { rip, ..take };
-        let kicker = guest.thread.kicker();
-        let over = AtomicBool::new(false);
-        let outcome = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(Duration::from_millis(1));
-                    kicker.kick();
-                }
-            });
-            let outcome = guest.thread.run(&mut guest.regs);
-            over.store(true, Ordering::Relaxed);
-            outcome
-        });
-        match outcome {
+        match guest.run_kicked() {
             Ok(_) => {
                 guest.regs = Registers { rip: RDTSC, ..start() };
                 let trap = loop {

@@ -94,7 +94,7 @@ fn make(
                 let overlay = Overlay::new(upper, vec![root])?;
                 let root = overlay.root()?;
                 if let Some(hosts) = hosts {
-                    make_hosts(&root.clone(), &hosts)?;
+                    make_hosts(&root, &hosts)?;
                 }
                 mount_root(overlay, root, "overlay", flags)
             } else {
