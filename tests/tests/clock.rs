@@ -48,6 +48,7 @@ fn real_programs_stand_it(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     for (program, arguments, expected) in PROGRAMS {
         if !Path::new(program).exists() {
+            eprintln!("skipped: {program} is not installed");
             continue;
         }
         let output =
