@@ -41,7 +41,7 @@ fn take(fd: RawFd) -> OwnedFd {
 /// Serves `exports` until the Sentry is gone. `one_user` says that the user namespace maps one user
 /// only. Returns the exit code.
 pub(super) fn gofer_main(exports: &[Export], one_user: bool, sealer: Sealer, hook: Hook) -> u8 {
-    bound_arenas();
+    bound_malloc();
     log::use_descriptor(gofer_fd::STDERR);
     let socket = take(gofer_fd::SOCKET);
     let config = server::Config { foreign_ids: one_user.then_some(0), ..server::Config::default() };
@@ -102,18 +102,24 @@ fn open(index: usize, export: &Export) -> io::Result<server::Export> {
     Ok(server::Export { root: File::into(root), tag, flags, filter })
 }
 
-/// Says how many arenas malloc may have. Left to itself, glibc asks the host how many processors
-/// there are when the second thread allocates: by opening a file, which a locked-down process cannot.
-fn bound_arenas() {
+/// Says how many arenas malloc may have, and that what is long is the host's to keep. Left to itself,
+/// glibc asks the host how many processors there are when the second thread allocates: by opening a
+/// file, which a locked-down process cannot. And it takes what is long from its arenas from the second
+/// time on, where it stays when freed, so that guests could take more than they pay for.
+fn bound_malloc() {
     const ARENAS: i32 = 4;
+    const LONG: i32 = 128 << 10;
     // SAFETY: mallopt has no preconditions.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LONG);
+    }
 }
 
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
 pub(super) fn sentry_main(mut spec: BootSpec, audit: bool, sealer: Sealer, hook: Hook) -> u8 {
-    bound_arenas();
+    bound_malloc();
     spec.own_clocks = lockdown::clocks::are_own();
     log::use_descriptor(sentry_fd::LOG);
     let fds = BootFds {

@@ -147,9 +147,8 @@ impl Prepared {
             (libc::AT_PLATFORM, places.platform),
             (libc::AT_NULL, 0),
         ]);
-        let (sp, bytes) =
-            places.fill(top, &self.filename, &self.env, &self.args, &auxv).ok_or(Errno::E2BIG)?;
-        mm.write_bytes(sp, &bytes)?;
+        let write = |at, bytes: &[u8]| mm.write_bytes(at, bytes);
+        let sp = places.fill(&self.filename, &self.env, &self.args, &auxv, write)?;
 
         mm.set_brk(brk);
         let strings_end = |start: u64, len: usize| start..start + len as u64;

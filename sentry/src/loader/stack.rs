@@ -4,6 +4,7 @@
 //! platform's name, random bytes, and at the bottom what the program pops: argc, argv, envp, auxv.
 
 use abi::Errno;
+use zerocopy::IntoBytes;
 
 use super::auxv::PLATFORM;
 use super::strings::Strings;
@@ -43,23 +44,16 @@ impl Layout {
         Some(Layout { filename, env, args, platform, random })
     }
 
-    /// The bytes from the stack pointer to `top`, and the stack pointer.
+    /// Hands each piece of the stack to `put`, with its address; nothing is copied that may be long.
+    /// Returns the stack pointer.
     pub(super) fn fill(
         &self,
-        top: u64,
         filename: &[u8],
         env: &Strings,
         args: &Strings,
         auxv: &[(u64, u64)],
-    ) -> Option<(u64, Vec<u8>)> {
-        let words = 1 + (args.len() + 1) + (env.len() + 1) + 2 * auxv.len();
-        let sp = self.random.checked_sub(words as u64 * 8)? & !15;
-        let mut image = vec![0u8; usize::try_from(top.checked_sub(sp)?).ok()?];
-        let mut put = |at: u64, bytes: &[u8]| {
-            let start = usize::try_from(at.checked_sub(sp)?).ok()?;
-            image.get_mut(start..start.checked_add(bytes.len())?)?.copy_from_slice(bytes);
-            Some(())
-        };
+        mut put: impl FnMut(u64, &[u8]) -> Result<(), Errno>,
+    ) -> Result<u64, Errno> {
         put(self.filename, filename)?;
         put(self.env, env.as_bytes())?;
         put(self.args, args.as_bytes())?;
@@ -67,20 +61,21 @@ impl Layout {
         let mut random = [0; 16];
         random_bytes(&mut random);
         put(self.random, &random)?;
-        let mut vector = Vec::with_capacity(words);
-        vector.push(args.len() as u64);
+        let words = 1 + (args.len() + 1) + (env.len() + 1) + 2 * auxv.len();
+        let sp = self.random.checked_sub(words as u64 * 8).ok_or(Errno::E2BIG)? & !15;
+        let mut table = Vec::with_capacity(words);
+        table.push(args.len() as u64);
         for (list, start) in [(args, self.args), (env, self.env)] {
             let mut at = start;
             for string in list.iter() {
-                vector.push(at);
+                table.push(at);
                 at += string.len() as u64 + 1;
             }
-            vector.push(0);
+            table.push(0);
         }
-        vector.extend(auxv.iter().flat_map(|(key, value)| [*key, *value]));
-        let bytes: Vec<u8> = vector.iter().flat_map(|word| word.to_le_bytes()).collect();
-        put(sp, &bytes)?;
-        Some((sp, image))
+        table.extend(auxv.iter().flat_map(|(key, value)| [*key, *value]));
+        put(sp, table.as_bytes())?;
+        Ok(sp)
     }
 }
 

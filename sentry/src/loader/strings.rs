@@ -39,10 +39,9 @@ impl Strings {
         if string.len() >= MAX_STRING || self.bytes.len() as u64 > MAX_TOTAL {
             return Err(Errno::E2BIG);
         }
-        // Those of short lists are the task's own expense. Others are there up to four times at once:
-        // here with room to grow, and in the new stack's image before it is the guest's memory.
+        // Those of short lists are the task's own expense. A list has as much room again, to grow.
         let more = self.bytes.len() + string.len();
-        if more > FREE && !self.memory.cover(4 * more) {
+        if more > FREE && !self.memory.cover(2 * more) {
             return Err(Errno::ENOMEM);
         }
         self.bytes.extend_from_slice(string);
