@@ -41,10 +41,12 @@ mod listener;
 mod patches;
 mod probe;
 mod process;
+mod quiet;
 mod space;
 mod spin;
 mod template;
 mod thread;
+mod trampolines;
 mod xstate;
 
 use births::Births;
@@ -76,6 +78,7 @@ struct Shared {
     spins: Arc<Spins>,
     /// Whether call sites are patched.
     patching: bool,
+    patches: Arc<patches::Counts>,
 }
 
 impl NotifyPlatform {
@@ -129,6 +132,7 @@ impl NotifyPlatform {
                 births,
                 spins,
                 patching,
+                patches: Arc::default(),
             }),
         }))
     }
@@ -175,7 +179,9 @@ impl Platform for NotifyPlatform {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.shared.spins.counters()
+        let mut counters = self.shared.spins.counters();
+        counters.extend(self.shared.patches.counters());
+        counters
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, Error> {

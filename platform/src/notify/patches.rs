@@ -7,48 +7,69 @@
 //! makes it writable, takes the patches away with it. All frames of patched pages are final: a
 //! page with one more patch is a new copy, so that no processor ever sees code change under it.
 //!
-//! Owns the table of pointers at [`TABLE`], and the trampolines. Both only grow: a thread may be in
-//! a trampoline long after its site is gone.
+//! Where patches lead, and when that is used again, is [`Trampolines`]' matter.
 //!
 //! Pure but for memory: what is to be mapped is put into a [`Queue`].
 
-use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layout::Layout;
-use crate::arch::doorbell;
-use crate::arch::patch::{Memory, SLOT_LEN, Site, Slots, TABLE, TRAMPOLINE_LEN, Trampoline};
+use super::trampolines::{Trampolines, own, write};
+use crate::arch::patch::{Memory, Site, TABLE};
 use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::queue::Queue;
 use crate::{PAGE_SIZE, Prot, Registers, Source, usercopy};
 
 /// How often a call site traps before it is patched: what that costs is what so many signals do.
-const PATIENCE: u32 = 4;
+const PATIENCE: i32 = 4;
+/// How often it traps before it is tried again, when there was no room for it.
+const CROWDED: i32 = 64;
 /// How many call sites are watched at a time.
 const WATCHED_MAX: usize = 1024;
-/// Bytes of a trampoline's place.
-const PLACE_LEN: u64 = TRAMPOLINE_LEN.next_multiple_of(32) as u64;
+/// How many patches are retired before somebody looks which of them can be used again.
+const BATCH: usize = 256;
+
+/// What all address spaces of a sandbox count.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Call sites that were patched.
+    patched: AtomicU64,
+    /// Of these, whose place was used again or can be.
+    reclaimed: AtomicU64,
+    /// How often there was no room for one.
+    refused: AtomicU64,
+}
+
+impl Counts {
+    /// For the log.
+    pub(super) fn counters(&self) -> [(&'static str, u64); 3] {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("call sites patched", get(&self.patched)),
+            ("places of patches freed", get(&self.reclaimed)),
+            ("times there was no room for a patch", get(&self.refused)),
+        ]
+    }
+}
 
 /// See the module.
 pub(super) struct Patches {
     file: Arc<MemoryFile>,
-    layout: Layout,
+    counts: Arc<Counts>,
     /// Guest mappings that may be patched, by start.
     texts: BTreeMap<u64, Text>,
     /// Traps by address of the `syscall` instruction.
-    watched: HashMap<u64, u32>,
+    watched: BTreeMap<u64, i32>,
     /// Patched pages.
     pages: BTreeMap<u64, Page>,
     /// By address of an instruction that a patch replaced: where it is done now.
     moved: HashMap<u64, u64>,
-    slots: Slots,
-    /// The pages of the table, where they were needed.
-    table: BTreeMap<u64, Frames>,
-    trampolines: Vec<(Site, Trampoline)>,
-    /// The pages with the trampolines.
-    code: Vec<Frames>,
+    trampolines: Trampolines,
+    /// There was no room for one lately.
+    crowded: bool,
     /// The guest maps something where the table lies.
     off: bool,
 }
@@ -62,25 +83,31 @@ struct Text {
 
 struct Page {
     frames: Arc<Frames>,
-    sites: Vec<Site>,
+    /// Places of the trampolines that its sites lead to.
+    places: Vec<usize>,
 }
 
-/// What must stay until the queue holds.
-type Keep = Box<dyn Any + Send>;
+/// What came of an attempt.
+#[derive(Debug, PartialEq, Eq)]
+enum Attempt {
+    Patched,
+    /// There is no room for it now.
+    Crowded,
+    /// What cannot be patched now will not be later.
+    Hopeless,
+}
 
 impl Patches {
-    pub(super) fn new(file: Arc<MemoryFile>, layout: Layout) -> Patches {
+    pub(super) fn new(file: Arc<MemoryFile>, layout: Layout, counts: Arc<Counts>) -> Patches {
         Patches {
+            trampolines: Trampolines::new(file.clone(), layout),
             file,
-            layout,
+            counts,
             texts: BTreeMap::new(),
-            watched: HashMap::new(),
+            watched: BTreeMap::new(),
             pages: BTreeMap::new(),
             moved: HashMap::new(),
-            slots: Slots::new(),
-            table: BTreeMap::new(),
-            trampolines: Vec::new(),
-            code: Vec::new(),
+            crowded: false,
             off: false,
         }
     }
@@ -125,15 +152,9 @@ impl Patches {
         self.cut(addr, end);
     }
 
-    /// The ranges of a guest's unmapping that are the guest's: the table is not.
+    /// The ranges of a guest's unmapping that are the guest's.
     pub(super) fn guests_part(&self, addr: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
-        let (start, end) = (u64::from(TABLE.start), u64::from(TABLE.end));
-        let whole = self.table.is_empty() || addr + len <= start || addr >= end;
-        let parts = match whole {
-            true => [(addr, addr + len), (0, 0)],
-            false => [(addr, start), (end, addr + len)],
-        };
-        parts.into_iter().filter(|(from, to)| from < to).map(|(from, to)| (from, to - from))
+        self.trampolines.guests_part(addr, len)
     }
 
     /// Maps the original of a patched page again.
@@ -147,13 +168,18 @@ impl Patches {
     fn forget_pages(&mut self, queue: &mut Queue, start: u64, end: u64) {
         let gone: Vec<u64> = self.pages.range(start..end).map(|(page, _)| *page).collect();
         for page in gone {
-            let Some(Page { frames, sites }) = self.pages.remove(&page) else { continue };
-            for site in &sites {
-                for at in site.interior() {
+            let Some(Page { frames, places }) = self.pages.remove(&page) else { continue };
+            for place in places {
+                for at in self.trampolines.get(place).iter().flat_map(|p| p.site.interior()) {
                     self.moved.remove(&at);
                 }
+                self.trampolines.retire(place);
             }
             queue.keep(Box::new(frames));
+        }
+        let watched: Vec<u64> = self.watched.range(start..end).map(|(at, _)| *at).collect();
+        for at in watched {
+            self.watched.remove(&at);
         }
     }
 
@@ -190,8 +216,7 @@ impl Patches {
         for page in pages {
             self.restore(queue, page);
         }
-        let table = std::mem::take(&mut self.table);
-        queue.keep(Box::new(table) as Keep);
+        self.trampolines.drop_table(queue);
         self.off = true;
     }
 
@@ -207,25 +232,40 @@ impl Patches {
 
     /// Whether an address is among the trampolines.
     pub(super) fn has(&self, rip: u64) -> bool {
-        rip.wrapping_sub(self.layout.trampolines()) < Layout::TRAMPOLINES_LEN
-    }
-
-    fn trampoline(&self, at: u64) -> Option<&(Site, Trampoline)> {
-        let index = at.checked_sub(self.layout.trampolines())? / PLACE_LEN;
-        self.trampolines.get(usize::try_from(index).ok()?)
+        self.trampolines.has(rip)
     }
 
     /// The guest address for one in a trampoline, and whether the guest's `syscall` stands there.
     /// `None` if no thread can be there unless it jumped.
     pub(super) fn leave(&self, rip: u64) -> Option<(u64, bool)> {
-        let (site, trampoline) = self.trampoline(rip)?;
-        let guest = trampoline.leave(rip)?;
-        Some((guest, guest == site.syscall))
+        let place = self.trampolines.at(rip)?;
+        let guest = place.trampoline.leave(rip)?;
+        Some((guest, guest == place.site.syscall))
     }
 
     /// Where the guest goes on after the call of a trampoline.
     pub(super) fn next(&self, rip: u64) -> Option<u64> {
-        self.trampoline(rip).map(|(site, _)| site.next())
+        self.trampolines.at(rip).map(|place| place.site.next())
+    }
+
+    /// The number of the last retirement of a patch.
+    pub(super) fn epoch(&self) -> u64 {
+        self.trampolines.epoch()
+    }
+
+    /// Whether it is time to look which retired patches' places can be used again.
+    pub(super) fn wants_reclaim(&self) -> bool {
+        let retired = self.trampolines.retired();
+        retired >= BATCH || self.crowded && retired > 0
+    }
+
+    /// No thread can be any more in what was retired up to number `epoch`. Returns whether there was
+    /// any such patch; queues what makes its place fit for another.
+    pub(super) fn reclaim(&mut self, queue: &mut Queue, epoch: u64) -> bool {
+        let freed = self.trampolines.reclaim(queue, epoch);
+        self.crowded &= freed == 0;
+        self.counts.reclaimed.fetch_add(freed as u64, Ordering::Relaxed);
+        freed > 0
     }
 
     /// A system call trapped. If its site has done so often enough, queues what patches it, and
@@ -240,120 +280,79 @@ impl Patches {
         }
         let times = self.watched.entry(syscall).or_insert(0);
         *times = times.saturating_add(1);
-        // Once: what cannot be patched now will not be later.
-        *times == PATIENCE && self.patch(queue, syscall, regs.rax).is_some()
+        if *times != PATIENCE {
+            return false;
+        }
+        match self.patch(queue, syscall, regs.rax) {
+            Some(Attempt::Patched) => {
+                self.counts.patched.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Some(Attempt::Crowded) => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.crowded = true;
+                self.watched.insert(syscall, PATIENCE - CROWDED);
+                false
+            }
+            Some(Attempt::Hopeless) | None => false,
+        }
     }
 
-    fn patch(&mut self, queue: &mut Queue, syscall: u64, rax: u64) -> Option<()> {
+    /// `None` is [`Attempt::Hopeless`].
+    fn patch(&mut self, queue: &mut Queue, syscall: u64, rax: u64) -> Option<Attempt> {
         let page = syscall & !(PAGE_SIZE - 1);
         let text = self.text(page)?;
         let known = self.pages.get(&page);
-        let code = match known {
+        let mut code = match known {
             Some(known) => read(&self.file, known.frames.offset())?,
             None => match &text.source {
                 Source::Memory { offset, .. } => read(&self.file, *offset)?,
-                Source::Host { file, offset, .. } => {
-                    let mut code = vec![0; PAGE_SIZE as usize];
-                    // SAFETY: plain system call with a live buffer.
-                    let len = unsafe {
-                        libc::pread(
-                            file.as_raw_fd(),
-                            code.as_mut_ptr().cast(),
-                            code.len(),
-                            libc::off_t::try_from(*offset).ok()?,
-                        )
-                    };
-                    if len <= 0 {
-                        return None;
-                    }
-                    code
-                }
+                Source::Host { file, offset, .. } => read_host(file, *offset)?,
             },
         };
         let site = Site::recognise(&code, page, syscall, rax, Memory::Allowed)?;
-        if known.is_some_and(|known| known.sites.iter().any(|other| site.clashes(other))) {
-            return None;
+        let places = known.map_or(&[][..], |known| &known.places);
+        let mut sites = places.iter().filter_map(|place| self.trampolines.get(*place));
+        if sites.any(|other| site.clashes(&other.site)) {
+            return Some(Attempt::Hopeless);
         }
-        let at = self.layout.trampolines() + self.trampolines.len() as u64 * PLACE_LEN;
-        if at + PLACE_LEN > self.layout.trampolines() + Layout::TRAMPOLINES_LEN {
-            return None;
-        }
-        let trampoline = site.trampoline(at, self.layout.code() + doorbell::entry_offset())?;
-        let slot = self.slots.allocate(&site)?;
-        let installed = self.install(queue, code, text.prot, site, trampoline, slot);
-        if installed.is_none() {
-            // Nothing reads it: the page that would comes last.
-            self.slots.free(slot);
-        }
-        installed
-    }
-
-    /// Puts `site` into its page, whose content is `code`.
-    fn install(
-        &mut self,
-        queue: &mut Queue,
-        mut code: Vec<u8>,
-        prot: Prot,
-        site: Site,
-        trampoline: Trampoline,
-        slot: u32,
-    ) -> Option<()> {
-        let page = site.start & !(PAGE_SIZE - 1);
-        let at = self.layout.trampolines() + self.trampolines.len() as u64 * PLACE_LEN;
-        let patched = site.patched(slot)?;
+        let Some(frames) = self.file.allocate(PAGE_SIZE) else { return Some(Attempt::Crowded) };
         let start = (site.start - page) as usize;
-        code.get_mut(start..start + patched.len())?.copy_from_slice(&patched);
-        let frames = Arc::new(self.file.allocate(PAGE_SIZE)?);
-        write(&frames, 0, &code)?;
-        self.write_trampoline(queue, at, &trampoline.code)?;
-        self.write_slot(queue, slot, at)?;
-        queue.cover(page, PAGE_SIZE, prot, own(&frames));
-        for address in site.interior() {
-            if let Some(target) = trampoline.enter(address) {
-                self.moved.insert(address, target);
-            }
+        let Some(place) = self.trampolines.install(queue, site) else {
+            return Some(Attempt::Crowded);
+        };
+        let patched = self.trampolines.get(place).and_then(|place| place.site.patched(place.slot));
+        let written = patched.and_then(|patched| {
+            code.get_mut(start..start + patched.len())?.copy_from_slice(&patched);
+            write(&frames, 0, &code)
+        });
+        if written.is_none() {
+            // Nothing leads there: the page that would comes last.
+            self.trampolines.discard(place);
+            return Some(Attempt::Hopeless);
         }
-        let before = self.pages.insert(page, Page { frames, sites: Vec::new() });
-        let mut sites = Vec::new();
+        queue.cover(page, PAGE_SIZE, text.prot, own(&frames));
+        self.note_moved(place);
+        let before = self.pages.insert(page, Page { frames: Arc::new(frames), places: Vec::new() });
+        let mut places = Vec::new();
         if let Some(before) = before {
-            sites = before.sites;
+            places = before.places;
             queue.keep(Box::new(before.frames));
         }
-        sites.push(site.clone());
+        places.push(place);
         if let Some(page) = self.pages.get_mut(&page) {
-            page.sites = sites;
+            page.places = places;
         }
-        self.trampolines.push((site, trampoline));
-        Some(())
+        Some(Attempt::Patched)
     }
 
-    fn write_slot(&mut self, queue: &mut Queue, slot: u32, target: u64) -> Option<()> {
-        let page = u64::from(slot) & !(PAGE_SIZE - 1);
-        debug_assert!(u64::from(slot) + u64::from(SLOT_LEN) <= page + PAGE_SIZE);
-        if !self.table.contains_key(&page) {
-            let frames = self.file.allocate(PAGE_SIZE)?;
-            queue.cover(page, PAGE_SIZE, Prot::READ, own(&frames));
-            self.table.insert(page, frames);
-        }
-        write(self.table.get(&page)?, u64::from(slot) - page, &target.to_le_bytes())
-    }
-
-    fn write_trampoline(&mut self, queue: &mut Queue, at: u64, code: &[u8]) -> Option<()> {
-        const CODE: Prot = Prot { read: true, write: false, exec: true };
-        let offset = at - self.layout.trampolines();
-        // One may lie across two pages.
-        while self.code.len() as u64 * PAGE_SIZE < offset + PLACE_LEN {
-            let frames = self.file.allocate(PAGE_SIZE)?;
-            let page = self.layout.trampolines() + self.code.len() as u64 * PAGE_SIZE;
-            queue.cover(page, PAGE_SIZE, CODE, own(&frames));
-            self.code.push(frames);
-        }
-        let (index, within) = ((offset / PAGE_SIZE) as usize, offset % PAGE_SIZE);
-        let room = code.len().min((PAGE_SIZE - within) as usize);
-        write(self.code.get(index)?, within, &code[..room])?;
-        match &code[room..] {
-            [] => Some(()),
-            rest => write(self.code.get(index + 1)?, 0, rest),
+    /// Threads that come to the middle of a site from now on go on in its trampoline.
+    fn note_moved(&mut self, place: usize) {
+        let Some(place) = self.trampolines.get(place) else { return };
+        for address in place.site.interior() {
+            if let Some(target) = place.trampoline.enter(address) {
+                self.moved.insert(address, target);
+            }
         }
     }
 
@@ -363,42 +362,21 @@ impl Patches {
         if parent.off || self.off || !self.trampolines.is_empty() {
             return None;
         }
-        let copy = |frames: &Frames| frames.duplicate(0, PAGE_SIZE);
-        for (page, frames) in &parent.table {
-            let frames = copy(frames)?;
-            queue.cover(*page, PAGE_SIZE, Prot::READ, own(&frames));
-            self.table.insert(*page, frames);
-        }
-        for (index, frames) in parent.code.iter().enumerate() {
-            let frames = copy(frames)?;
-            let page = self.layout.trampolines() + index as u64 * PAGE_SIZE;
-            queue.cover(
-                page,
-                PAGE_SIZE,
-                Prot { read: true, write: false, exec: true },
-                own(&frames),
-            );
-            self.code.push(frames);
-        }
-        self.slots = parent.slots.clone();
-        self.trampolines = parent.trampolines.clone();
-        for (page, patched) in &parent.pages {
-            let (Some(ours), Some(theirs)) = (self.text(*page), parent.text(*page)) else {
-                continue;
-            };
-            if !is_same(&ours.source, &theirs.source) {
-                continue;
-            }
-            queue.cover(*page, PAGE_SIZE, ours.prot, own(&patched.frames));
-            for site in &patched.sites {
-                for at in site.interior() {
-                    if let Some(target) = parent.moved.get(&at) {
-                        self.moved.insert(at, *target);
-                    }
-                }
-            }
-            let page_copy = Page { frames: patched.frames.clone(), sites: patched.sites.clone() };
-            self.pages.insert(*page, page_copy);
+        let alike: Vec<(u64, Prot, &Page)> = parent
+            .pages
+            .iter()
+            .filter_map(|(page, patched)| {
+                let (ours, theirs) = (self.text(*page)?, parent.text(*page)?);
+                is_same(&ours.source, &theirs.source).then_some((*page, ours.prot, patched))
+            })
+            .collect();
+        let kept = alike.iter().flat_map(|(.., page)| page.places.iter().copied()).collect();
+        self.trampolines.inherit(queue, &parent.trampolines, &kept)?;
+        for (page, prot, Page { frames, places }) in alike {
+            queue.cover(page, PAGE_SIZE, prot, own(frames));
+            places.iter().for_each(|place| self.note_moved(*place));
+            let copy = Page { frames: frames.clone(), places: places.clone() };
+            self.pages.insert(page, copy);
         }
         Some(())
     }
@@ -426,10 +404,6 @@ fn is_same(a: &Source, b: &Source) -> bool {
     }
 }
 
-fn own(frames: &Frames) -> Source {
-    Source::Memory { offset: frames.offset(), shared: false }
-}
-
 /// A page of the memory file.
 fn read(file: &Arc<MemoryFile>, offset: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![0; PAGE_SIZE as usize];
@@ -440,11 +414,12 @@ fn read(file: &Arc<MemoryFile>, offset: u64) -> Option<Vec<u8>> {
     (len == bytes.len()).then_some(bytes)
 }
 
-fn write(frames: &Frames, offset: u64, bytes: &[u8]) -> Option<()> {
-    // SAFETY: inside the frames, as callers see to; `bytes` is live.
-    let len = unsafe {
-        let to = frames.ptr().add(offset as usize);
-        usercopy::copy_to(to, bytes.as_ptr(), bytes.len())
-    };
-    (len == bytes.len()).then_some(())
+/// A page of a file of the host's, or the beginning of it and zeroes.
+fn read_host(file: &Arc<std::os::fd::OwnedFd>, offset: u64) -> Option<Vec<u8>> {
+    let mut code = vec![0; PAGE_SIZE as usize];
+    let offset = libc::off_t::try_from(offset).ok()?;
+    // SAFETY: plain system call with a live buffer.
+    let len =
+        unsafe { libc::pread(file.as_raw_fd(), code.as_mut_ptr().cast(), code.len(), offset) };
+    (len > 0).then_some(code)
 }

@@ -14,6 +14,7 @@ use super::body::Body;
 use super::layout::Layout;
 use super::patches::Patches;
 use super::process::Process;
+use super::quiet::{Quiet, Runner};
 use super::spin::Spinner;
 use super::thread::Thread;
 use crate::arch::doorbell::BATCH_MAX;
@@ -33,6 +34,8 @@ pub(super) struct Space {
     mappings: Mutex<Mappings>,
     /// Whether there ever was a patch.
     is_patched: AtomicBool,
+    /// Who may be where patches were.
+    quiet: Quiet,
     /// Commands queued so far.
     queued: AtomicU64,
     /// Commands that hold.
@@ -59,7 +62,7 @@ impl Space {
         let (process, body) = shared.nursery.take()?;
         let mappings = Mutex::new(Mappings {
             queue: Queue::new(shared.vdso.as_ref()),
-            patches: Patches::new(shared.file.clone(), shared.layout),
+            patches: Patches::new(shared.file.clone(), shared.layout, shared.patches.clone()),
         });
         Ok(Space {
             shared,
@@ -68,6 +71,7 @@ impl Space {
             exec: Mutex::default(),
             mappings,
             is_patched: AtomicBool::new(false),
+            quiet: Quiet::default(),
             queued: AtomicU64::new(0),
             done: AtomicU64::new(0),
             bodies: Mutex::new(Bodies { idle: vec![body], slots: 1 }),
@@ -132,9 +136,10 @@ impl Space {
     /// be anything.
     fn flush_locked(&self, late: &mut Vec<Box<dyn Any + Send>>) -> Result<Garbage, Error> {
         self.alive()?;
-        let (queued, (ops, keeps)) = {
+        let (queued, retired, (ops, keeps)) = {
             let mut mappings = self.mappings.lock();
-            (self.queued.load(Ordering::Acquire), mappings.queue.take())
+            let retired = mappings.patches.epoch();
+            (self.queued.load(Ordering::Acquire), retired, mappings.queue.take())
         };
         if let Err(error) = ops.chunks(BATCH_MAX).try_for_each(|ops| self.execute(ops)) {
             tracing::debug!(stub = self.pid(), %error, "the guest process ends");
@@ -142,6 +147,7 @@ impl Space {
             late.extend(keeps);
             return Err(Error::StubGone);
         }
+        self.quiet.set_retired(retired);
         self.done.store(queued, Ordering::Release);
         Ok((ops, keeps))
     }
@@ -169,17 +175,31 @@ impl Space {
         Ok(())
     }
 
-    /// A system call trapped where no patch is.
-    pub(super) fn trapped(&self, regs: &Registers) {
+    /// A system call of the caller's guest thread trapped where no patch is.
+    pub(super) fn trapped(&self, regs: &Registers, asking: &Arc<Runner>) {
         if !self.shared.patching {
             return;
         }
         let mut mappings = self.mappings.lock();
         let Mappings { queue, patches } = &mut *mappings;
-        if patches.trapped(queue, regs) {
+        let patched = patches.trapped(queue, regs);
+        // Afterwards: a thread that is to be waited for may go on meanwhile.
+        let reclaimed = patches.wants_reclaim() && {
+            let reclaimed = patches.reclaim(queue, self.quiet.epoch(asking));
+            if patches.wants_reclaim() {
+                self.quiet.hurry(asking);
+            }
+            reclaimed
+        };
+        if patched || reclaimed {
             self.queued.fetch_add(1, Ordering::Release);
             self.is_patched.store(true, Ordering::Release);
         }
+    }
+
+    /// Who may be where patches were.
+    pub(super) fn quiet(&self) -> &Quiet {
+        &self.quiet
     }
 
     fn patches<T>(&self, look: impl FnOnce(&Patches) -> T) -> Option<T> {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::body::{Body, Event};
+use super::quiet::Runner;
 use super::space::Space;
 use crate::arch::doorbell::{self as code, Control, Frame, XSAVE_AREA, Zone};
 use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
 use crate::stub::kick::Kick;
+use crate::stub::sys::Tid;
 use crate::{Clocks, Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
 
 /// The 32-bit user code segment of Linux.
@@ -30,7 +32,9 @@ pub(super) struct Thread {
     space: Arc<Space>,
     /// `None` only while it is dropped.
     body: Option<Body>,
+    tid: Tid,
     kick: Arc<Kick>,
+    runner: Arc<Runner>,
     xstate: Xstate,
     /// What the guest goes on with, or last asked with.
     regs: Registers,
@@ -45,12 +49,16 @@ pub(super) struct Thread {
 impl Thread {
     pub(super) fn new(space: Arc<Space>, mut body: Body) -> Result<Thread, Error> {
         body.set_answers(&[]);
-        let kick = Kick::new(space.pid(), body.tid());
+        let tid = body.tid();
+        let kick = Kick::new(space.pid(), tid);
         body.block().set_xstate(&space.shared().clean_xstate)?;
+        let runner = space.quiet().enter(tid, &kick);
         Ok(Thread {
             space,
             body: Some(body),
+            tid,
             kick,
+            runner,
             xstate: Xstate::Saved(XSAVE_AREA),
             regs: Registers::default(),
             patched: false,
@@ -107,8 +115,11 @@ impl Thread {
 
     /// Lets the guest go on with `regs`.
     fn resume(&mut self, regs: &mut Registers) -> Result<(), Error> {
+        // The trampoline that the call came from may be gone.
+        let retired = self.space.quiet().retired();
+        let stays = retired == self.runner.clean();
         let result_only = Registers { rax: self.regs.rax, orig_rax: self.regs.orig_rax, ..*regs };
-        if self.patched && self.xstate == Xstate::Live && result_only == self.regs {
+        if stays && self.patched && self.xstate == Xstate::Live && result_only == self.regs {
             self.regs.rax = regs.rax;
             let rax = regs.rax;
             let body = self.body()?;
@@ -124,6 +135,7 @@ impl Thread {
             // The patch may be another thread's of just now, and not be there yet.
             self.space.flush()?;
         }
+        self.runner.set_clean(retired);
         let body = self.body()?;
         if load.gs_base == 0 {
             load.gs_base = body.block().addr();
@@ -213,7 +225,7 @@ impl Thread {
         }
         let trap = trap(&frame, regs);
         if trap == Trap::Syscall {
-            self.space.trapped(regs);
+            self.space.trapped(regs, &self.runner);
         }
         Ok(Some(trap))
     }
@@ -418,6 +430,8 @@ impl GuestThread for Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
+            // Before somebody else can be this host thread's guest.
+            self.space.quiet().leave(self.tid);
             self.space.put_back(body);
         }
     }

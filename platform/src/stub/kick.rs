@@ -41,6 +41,11 @@ impl Kick {
         *self.running.lock() = false;
     }
 
+    /// Whether guest code may be running.
+    pub(crate) fn is_running(&self) -> bool {
+        *self.running.lock()
+    }
+
     /// Whether there was a kick that was not reported.
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire)

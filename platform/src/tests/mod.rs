@@ -93,6 +93,7 @@ macro_rules! on_every_platform {
 
 mod lives;
 mod mappings;
+mod patched;
 mod reuse;
 mod traps;
 mod tsc;
