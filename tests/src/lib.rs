@@ -5,8 +5,10 @@
 
 mod host;
 mod inside;
+mod lag;
 mod terminal;
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -15,11 +17,15 @@ use std::time::{Duration, Instant};
 
 pub use host::{Mounts, Process};
 pub use inside::{Dead, Inside};
+pub use lag::Lag;
 pub use syscall_conformance::on_every_platform;
 pub use terminal::Terminal;
 
 /// How long anything may take before a test gives up. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a test sleeps between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The user that unprivileged runs use.
 pub const UNPRIVILEGED: u32 = 1000;
@@ -203,17 +209,33 @@ fn drain(from: Option<impl std::io::Read>) -> Vec<u8> {
 /// Waits for a child, [`PATIENCE`] long at most; kills it then.
 #[track_caller]
 pub fn wait(child: &mut Child) -> ExitStatus {
+    // Not by looking every now and then: threads that wake up often make a host that shares processors
+    // out among sessions (autogroups) keep the sandbox waiting.
+    if !ends_within(child, PATIENCE) {
+        child.kill().expect("killing works");
+        child.wait().expect("waiting works");
+        panic!("gave up on process {} after {PATIENCE:?}", child.id());
+    }
+    child.wait().expect("waiting works")
+}
+
+fn ends_within(child: &Child, time: Duration) -> bool {
+    // SAFETY: plain numbers; the child is not reaped yet, and the descriptor is nobody else's.
+    let fd = unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
+        assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(fd as i32)
+    };
     let start = Instant::now();
+    let mut ready = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     loop {
-        if let Some(status) = child.try_wait().expect("waiting works") {
-            return status;
+        let left = time.saturating_sub(start.elapsed()).as_millis();
+        // SAFETY: one valid entry.
+        match unsafe { libc::poll(&raw mut ready, 1, i32::try_from(left).unwrap_or(i32::MAX)) } {
+            0 => return false,
+            1 => return true,
+            _ => {}
         }
-        if start.elapsed() > PATIENCE {
-            child.kill().expect("killing works");
-            child.wait().expect("waiting works");
-            panic!("gave up on process {} after {PATIENCE:?}", child.id());
-        }
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -223,7 +245,9 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        // Soon at first, and seldom in the end.
+        let pause = (start.elapsed() / 8).clamp(Duration::from_millis(1), LONGEST_PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

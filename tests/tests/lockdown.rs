@@ -130,8 +130,9 @@ fn the_launcher_confines_itself(platform: &str) {
     sandboxes.assert_nothing_left();
 }
 
-/// Lets a process that waits in a system call make this one instead, as a debugger would.
-fn make_call(pid: u32, call: i64) {
+/// Lets a process that waits in a system call make this one instead, as a debugger would. Returns
+/// whether it was in one: it may have been on its way to the next.
+fn make_call(pid: u32, call: i64) -> bool {
     let pid = pid as i32;
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: an all-zero set of registers is a valid value; `registers` is valid for the writes and
@@ -143,12 +144,16 @@ fn make_call(pid: u32, call: i64) {
         assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, pid, null, null), 0);
         assert_eq!(libc::waitpid(pid, &raw mut stopped, libc::__WALL), pid);
         assert_eq!(libc::ptrace(libc::PTRACE_GETREGS, pid, null, &raw mut registers), 0);
-        // Back to the instruction, which is two bytes long; and no restart of the call before.
-        registers.rip -= 2;
-        registers.rax = call as u64;
-        registers.orig_rax = u64::MAX;
-        assert_eq!(libc::ptrace(libc::PTRACE_SETREGS, pid, null, &raw const registers), 0);
+        let in_call = registers.orig_rax as i64 >= 0;
+        if in_call {
+            // Back to the instruction, which is two bytes long; and no restart of the call before.
+            registers.rip -= 2;
+            registers.rax = call as u64;
+            registers.orig_rax = u64::MAX;
+            assert_eq!(libc::ptrace(libc::PTRACE_SETREGS, pid, null, &raw const registers), 0);
+        }
         assert_eq!(libc::ptrace(libc::PTRACE_DETACH, pid, null, null), 0);
+        in_call
     }
 }
 
@@ -160,7 +165,7 @@ fn the_launcher_dies_of_a_call_off_its_list_and_all_with_it(platform: &str) {
             let launcher = Process::get(running.launcher.id()).unwrap();
             launcher.field("Seccomp") == "2" && launcher.field("State").starts_with('S')
         });
-        make_call(running.launcher.id(), call);
+        eventually("it waits in a call", || make_call(running.launcher.id(), call));
         let status = wait(&mut running.launcher);
         // Debug builds say which call it was, and exit.
         assert!(

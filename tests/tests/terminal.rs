@@ -42,9 +42,9 @@ fn control_c_interrupts_the_foreground_job_only(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     let mut terminal = Terminal::new(24, 80);
     let mut child = shell(&sandboxes, &mut terminal);
-    terminal.send("sleep 1000\r");
-    terminal.expect("sleep 1000\r\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // It says by itself that it is in the foreground.
+    terminal.send("sh -c 'echo run\"\"ning; exec sleep 1000'\r");
+    terminal.expect("running\r\n");
     terminal.send("\x03");
     terminal.expect("^C");
     terminal.expect("ready> ");

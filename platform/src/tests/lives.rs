@@ -153,15 +153,20 @@ fn long_runs_and_many_threads_are_balanced() {
                 guest.regs.rdi = DATA + i * PAGE_SIZE;
                 let kicker = guest.thread.kicker();
                 for _ in 0..3 {
-                    let kicker = kicker.clone();
-                    let kick = std::thread::spawn(move || {
-                        std::thread::sleep(Duration::from_millis(35));
-                        kicker.kick();
+                    let seen = || word(data, (i * PAGE_SIZE) as usize);
+                    let before = seen();
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| {
+                            // Kicks end a run that has begun.
+                            while seen() == before {
+                                std::thread::sleep(Duration::from_millis(1));
+                            }
+                            std::thread::sleep(Duration::from_millis(35));
+                            kicker.kick();
+                        });
+                        assert_eq!(guest.run(), Trap::Kicked);
                     });
-                    assert_eq!(guest.run(), Trap::Kicked);
-                    kick.join().unwrap();
                 }
-                assert!(word(data, (i * PAGE_SIZE) as usize) > 0);
             });
         }
     });

@@ -567,11 +567,7 @@ fn wait_interrupted() {
     let pid = fork(|| loop {
         nap(1000)
     });
-    let t = itimerval {
-        it_interval: timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: timeval { tv_sec: 0, tv_usec: 30_000 },
-    };
-    ok!(SYS_setitimer, ITIMER_REAL, &t, 0);
+    alarm_often(30);
     err!(EINTR: SYS_wait4, pid, 0, 0, 0);
     ok!(SYS_kill, pid, SIGKILL);
     wait(pid);

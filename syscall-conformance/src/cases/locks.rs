@@ -208,7 +208,7 @@ fn posix_blocks_and_interrupts() {
         0
     });
     assert_eq!(read(r, 1), b"1");
-    nap(50);
+    assert!(asleep(pid, 0));
     ok!(SYS_kill, pid, SIGUSR1);
     assert_eq!(read(r, 1), b"2");
     assert_eq!(poll(r, POLLIN, 30), 0);
@@ -228,7 +228,7 @@ fn posix_deadlock() {
         0
     });
     assert_eq!(read(r, 1), b"1");
-    nap(50);
+    assert!(asleep(pid, 0));
     err!(EDEADLK: SYS_fcntl, fd, F_SETLKW, &lock(F_WRLCK, 1, 1));
     ok!(SYS_fcntl, fd, F_SETLK, &lock(F_UNLCK, 0, 1));
     assert_eq!(wait(pid), 0);

@@ -395,18 +395,13 @@ fn filter_goes() {
 fn receiver_interrupted() {
     let fd = listen(SYS_getppid, 0);
     on(SIGALRM, 0);
-    let soon = itimerval {
-        it_interval: timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: timeval { tv_sec: 0, tv_usec: 20_000 },
-    };
-    ok!(SYS_setitimer, ITIMER_REAL, &soon, 0);
+    alarm_often(20);
     assert_eq!(receive(fd), Err(EINTR));
     // That it is non-blocking does not help.
     let flags = ok!(SYS_fcntl, fd, F_GETFL, 0);
     ok!(SYS_fcntl, fd, F_SETFL, flags as i32 | O_NONBLOCK);
-    ok!(SYS_setitimer, ITIMER_REAL, &soon, 0);
     assert_eq!(receive(fd), Err(EINTR));
-    assert_eq!(count(SIGALRM), 2);
+    assert!(count(SIGALRM) >= 2);
 }
 
 fn adds_fd() {

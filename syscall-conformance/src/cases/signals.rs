@@ -386,16 +386,6 @@ fn sigsuspend_swaps_mask() {
     err!(EFAULT: SYS_rt_sigsuspend, BAD, 8);
 }
 
-/// Sends a signal to this process in so many milliseconds, from a child.
-fn soon(sig: i32, after: u64) -> i32 {
-    let pid = me();
-    fork(move || {
-        nap(after);
-        ok!(SYS_kill, pid, sig);
-        0
-    })
-}
-
 fn pause_returns() {
     on(SIGUSR1, SA_RESTART);
     soon(SIGUSR1, 30);
@@ -591,7 +581,7 @@ fn restart_read() {
     let (r, w) = pipe(0);
     let pid = me();
     fork(|| {
-        nap(30);
+        asleep(pid as i32, 0);
         ok!(SYS_kill, pid, SIGUSR1);
         nap(30);
         write(w, b"late");
@@ -663,14 +653,15 @@ fn restart_after_stop() {
 
 fn nanosleep_remaining() {
     on(SIGUSR1, SA_RESTART);
-    soon(SIGUSR1, 50);
-    let mut left = ms(0);
-    err!(EINTR: SYS_nanosleep, &ms(5000), &mut left);
-    assert!(left.tv_sec == 4 && left.tv_nsec > 0, "{} {}", left.tv_sec, left.tv_nsec);
-    soon(SIGUSR1, 50);
-    left = ms(0);
-    err!(EINTR: SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &ms(5000), &mut left);
-    assert_eq!(left.tv_sec, 4);
+    let interrupted = |sleep: &dyn Fn(&mut timespec)| {
+        let (before, mut left) = (mono(), ms(0));
+        soon(SIGUSR1, 50);
+        sleep(&mut left);
+        let (left, passed) = (left.tv_sec as u64 * 1_000_000_000 + left.tv_nsec as u64, mono() - before);
+        assert!(left < 5_000_000_000 && left + passed >= 5_000_000_000, "{left} after {passed}");
+    };
+    interrupted(&|left| err!(EINTR: SYS_nanosleep, &ms(5000), left));
+    interrupted(&|left| err!(EINTR: SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &ms(5000), left));
 }
 
 fn ignored_signal_does_not_interrupt() {
@@ -742,7 +733,7 @@ fn signal_to_thread_in_group() {
     });
     read(r, 1);
     sigmask(SIG_BLOCK, bit(SIGUSR1));
-    nap(10);
+    settle();
     ok!(SYS_kill, me(), SIGUSR1);
     assert_eq!(t.join().unwrap(), TID.load(SeqCst));
 }

@@ -67,21 +67,28 @@ fn clock_resolutions() {
 }
 
 fn cpu_clocks() {
+    let begin = mono();
     let (p, t) = (now(CLOCK_PROCESS_CPUTIME_ID), now(CLOCK_THREAD_CPUTIME_ID));
     nap(50);
-    // Sleeping costs next to nothing.
-    assert!(now(CLOCK_PROCESS_CPUTIME_ID) - p < 30_000_000);
-    let end = mono() + 30_000_000;
-    while mono() < end {}
-    assert!(now(CLOCK_THREAD_CPUTIME_ID) - t > 3_000_000);
-    let before = now(CLOCK_THREAD_CPUTIME_ID);
-    std::thread::spawn(|| {
-        let end = now(CLOCK_THREAD_CPUTIME_ID) + 20_000_000;
+    // Sleeping costs nothing.
+    let used = now(CLOCK_PROCESS_CPUTIME_ID) - p;
+    let passed = mono() - begin;
+    assert!(used + 50_000_000 <= passed, "{used} of {passed}");
+    // Working does.
+    while now(CLOCK_THREAD_CPUTIME_ID) - t < 30_000_000 {}
+    // Others' work does not, while one waits for it.
+    let (begin, before) = (mono(), now(CLOCK_THREAD_CPUTIME_ID));
+    let worked = std::thread::spawn(|| {
+        settle();
+        let (from, end) = (mono(), now(CLOCK_THREAD_CPUTIME_ID) + 20_000_000);
         while now(CLOCK_THREAD_CPUTIME_ID) < end {}
+        mono() - from
     })
     .join()
     .unwrap();
-    assert!(now(CLOCK_THREAD_CPUTIME_ID) - before < 15_000_000);
+    let used = now(CLOCK_THREAD_CPUTIME_ID) - before;
+    let passed = mono() - begin;
+    assert!(used + worked <= passed, "{used} and {worked} of {passed}");
     assert!(now(CLOCK_PROCESS_CPUTIME_ID) - p >= 20_000_000);
 }
 
@@ -89,9 +96,10 @@ fn cpu_clocks_of_others() {
     let pid = fork(|| loop {
         std::hint::spin_loop();
     });
-    nap(60);
     let clock = (!pid << 3) | 2;
-    assert!(now(clock) > 1_000_000);
+    while now(clock) < 1_000_000 {
+        nap(1);
+    }
     ok!(SYS_kill, pid, SIGKILL);
     wait(pid);
     err!(EINVAL: SYS_clock_gettime, clock, &mut ms(0));
@@ -137,11 +145,11 @@ fn clock_nanosleep_forms() {
 fn alarm_forms() {
     on(SIGALRM, 0);
     assert_eq!(ok!(SYS_alarm, 100), 0);
-    assert_eq!(ok!(SYS_alarm, 0), 100);
+    assert!((98..=100).contains(&ok!(SYS_alarm, 0)));
     let mut t: itimerval = zeroed();
     ok!(SYS_alarm, 50);
     ok!(SYS_getitimer, ITIMER_REAL, &mut t);
-    assert!(t.it_value.tv_sec >= 49 && t.it_interval.tv_sec == 0);
+    assert!((45..=50).contains(&t.it_value.tv_sec) && t.it_interval.tv_sec == 0);
     in_child(|| assert_eq!(ok!(SYS_alarm, 0), 0, "not inherited"));
 }
 
@@ -178,12 +186,20 @@ fn itimer_real() {
 fn itimer_virtual() {
     on(SIGVTALRM, 0);
     on(SIGPROF, 0);
-    ok!(SYS_setitimer, ITIMER_VIRTUAL, &val(0, 10), 0);
-    ok!(SYS_setitimer, ITIMER_PROF, &val(0, 10), 0);
-    nap(40);
-    assert_eq!((count(SIGVTALRM), count(SIGPROF)), (0, 0), "no time passes while asleep");
-    let end = mono() + 5_000_000_000;
-    while (count(SIGVTALRM) == 0 || count(SIGPROF) == 0) && mono() < end {
+    // No time passes while asleep.
+    for timer in [ITIMER_VIRTUAL, ITIMER_PROF] {
+        let mut left = val(0, 0);
+        let before = mono();
+        ok!(SYS_setitimer, timer, &val(0, 9000), 0);
+        nap(40);
+        ok!(SYS_getitimer, timer, &mut left);
+        let passed = (mono() - before) as i64 / 1000;
+        let used = 9_000_000 - left.it_value.tv_sec * 1_000_000 - left.it_value.tv_usec;
+        // Linux shows a tick less than was asked for, or more.
+        assert!(used + 40_000 <= passed + 10_000, "{used} of {passed}");
+        ok!(SYS_setitimer, timer, &val(0, 10), 0);
+    }
+    while count(SIGVTALRM) == 0 || count(SIGPROF) == 0 {
         for i in 0..100_000 {
             std::hint::black_box(i);
         }
@@ -218,11 +234,13 @@ fn event(signo: i32, notify: i32, tid: i32) -> Event {
 }
 
 fn timer_signals() {
+    // Not before it is waited for, however late that is.
+    sigmask(SIG_BLOCK, bit(SIGUSR1) | bit(SIGALRM));
     on(SIGUSR1, 0);
     let mut id = -1i32;
     ok!(SYS_timer_create, CLOCK_MONOTONIC, &event(SIGUSR1, 0, 0), &mut id);
     ok!(SYS_timer_settime, id, 0, &spec(0, 10), 0);
-    let _ = sys!(SYS_pause);
+    err!(EINTR: SYS_rt_sigsuspend, &0u64, 8);
     assert_eq!((count(SIGUSR1), CODE.load(SeqCst)), (1, -2));
     ok!(SYS_timer_delete, id);
     err!(EINVAL: SYS_timer_delete, id);
@@ -230,7 +248,7 @@ fn timer_signals() {
     on(SIGALRM, 0);
     ok!(SYS_timer_create, CLOCK_REALTIME, 0, &mut id);
     ok!(SYS_timer_settime, id, 0, &spec(0, 5), 0);
-    let _ = sys!(SYS_pause);
+    err!(EINTR: SYS_rt_sigsuspend, &0u64, 8);
     assert_eq!(count(SIGALRM), 1);
 }
 
@@ -259,7 +277,7 @@ fn timer_gettime_and_overrun() {
     ok!(SYS_timer_settime, id, 0, &spec(7000, 5000), &mut t);
     assert_eq!(t.it_interval.tv_nsec, 2_000_000);
     ok!(SYS_timer_gettime, id, &mut t);
-    assert_eq!((t.it_interval.tv_sec, t.it_value.tv_sec), (7, 4));
+    assert!(t.it_interval.tv_sec == 7 && (1..5).contains(&t.it_value.tv_sec));
     ok!(SYS_timer_settime, id, 0, &spec(0, 0), 0);
     ok!(SYS_timer_gettime, id, &mut t);
     assert_eq!((t.it_interval.tv_sec, t.it_value.tv_sec, t.it_value.tv_nsec), (0, 0, 0));
@@ -310,9 +328,10 @@ fn timerfd_once() {
     let fd = ok!(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC) as i32;
     let mut b = [0u64; 1];
     err!(EAGAIN: SYS_read, fd, &mut b, 8);
-    ok!(SYS_timerfd_settime, fd, 0, &spec(0, 20), 0);
+    ok!(SYS_timerfd_settime, fd, 0, &spec(0, 60_000), 0);
     assert_eq!(poll(fd, POLLIN, 0), 0);
     err!(EAGAIN: SYS_read, fd, &mut b, 8);
+    ok!(SYS_timerfd_settime, fd, 0, &spec(0, 20), 0);
     assert_eq!(poll(fd, POLLIN, 5000), POLLIN);
     err!(EINVAL: SYS_read, fd, &mut b, 7);
     assert_eq!(expirations(fd), 1);
@@ -324,10 +343,12 @@ fn timerfd_once() {
 
 fn timerfd_periodic() {
     let fd = ok!(SYS_timerfd_create, CLOCK_MONOTONIC, 0) as i32;
+    let before = mono();
     ok!(SYS_timerfd_settime, fd, 0, &spec(5, 1), 0);
     nap(40);
     let n = expirations(fd);
-    assert!((5..100).contains(&n), "{n}");
+    let most = (mono() - before) / 5_000_000 + 1;
+    assert!((8..=most).contains(&n), "{n} of {most}");
     let mut t = spec(0, 0);
     ok!(SYS_timerfd_settime, fd, 0, &spec(0, 0), &mut t);
     assert_eq!(t.it_interval.tv_nsec, 5_000_000);

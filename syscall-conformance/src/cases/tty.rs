@@ -94,7 +94,7 @@ fn quiet(fd: i32) {
 /// Waits until what the master wrote has come through.
 #[track_caller]
 fn arrived(s: i32) {
-    assert_eq!(poll(s, POLLIN, 1000), POLLIN);
+    assert_eq!(poll(s, POLLIN, 5000), POLLIN);
 }
 
 fn open_pair() {
@@ -591,20 +591,26 @@ fn background_write() {
 fn orphaned_background_read() {
     let (_m, name, _s) = pair();
     let (r, w) = pipe(0);
+    let (done, set) = sync_pipe();
     let pid = on_terminal(&name, |t| {
         let middle = fork(|| {
+            let parent = ok!(SYS_getpid);
             fork(|| {
                 ok!(SYS_setpgid, 0, 0);
-                nap(40);
+                while ok!(SYS_getppid) == parent {
+                    nap(1);
+                }
                 // Its parent is gone, so nobody could continue it: an error instead.
                 let e = sys!(SYS_read, t, &mut [0u8; 4], 4);
                 write(w, &[u8::from(e == Err(EIO))]);
+                set();
                 0
             });
             0
         });
         wait(middle);
-        nap(150);
+        // The end of the session's leader would be the end of the read as well.
+        done();
         0
     });
     assert_eq!(read(r, 1), [1]);

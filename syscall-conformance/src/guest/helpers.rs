@@ -343,6 +343,68 @@ pub(crate) fn nap(n: u64) {
     std::thread::sleep(std::time::Duration::from_millis(n));
 }
 
+/// The states of a process's tasks but for one, as /proc shows them; none if it is gone.
+fn states(pid: i32, but: i32) -> Vec<char> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let ids = tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse::<i32>().ok());
+    let state = |tid| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        text.rsplit_once(") ")?.1.chars().next()
+    };
+    ids.filter(|&tid| tid != but).filter_map(state).collect()
+}
+
+/// Waits until all of a process's tasks but one sleep. Whoever is about to make a call that blocks
+/// is in it then, however long the machine let it wait on its way. False if the process is gone.
+pub(crate) fn asleep(pid: i32, but: i32) -> bool {
+    loop {
+        let states = states(pid, but);
+        if states.iter().all(|&state| state == 'S') {
+            return !states.is_empty();
+        }
+        nap(1);
+    }
+}
+
+/// A thread that says when it runs; what it does next is `body`.
+pub(crate) fn starts<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let (says, hears) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let _ = says.send(());
+        body()
+    });
+    let _ = hears.recv();
+    thread
+}
+
+/// Waits until the other threads of this process sleep: to be used after [`starts`].
+pub(crate) fn settle() {
+    let me = ok!(SYS_gettid) as i32;
+    assert!(asleep(ok!(SYS_getpid) as i32, me), "there are no others");
+}
+
+/// Sends a signal to this process from a child, after so many milliseconds and not before its other
+/// threads and this one sleep.
+pub(crate) fn soon(sig: i32, after: u64) -> i32 {
+    let pid = ok!(SYS_getpid) as i32;
+    fork(move || {
+        nap(after);
+        if asleep(pid, 0) {
+            ok!(SYS_kill, pid, sig);
+        }
+        0
+    })
+}
+
+/// A timer signal that comes again and again: who is late for the first is interrupted by another.
+#[track_caller]
+pub(crate) fn alarm_often(milliseconds: i64) {
+    let each = timeval { tv_sec: 0, tv_usec: milliseconds * 1000 };
+    ok!(SYS_setitimer, ITIMER_REAL, &itimerval { it_interval: each, it_value: each }, 0);
+}
+
 /// Whether the effective user is root.
 pub(crate) fn root() -> bool {
     sys!(SYS_geteuid) == Ok(0)
