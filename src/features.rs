@@ -52,7 +52,7 @@ mod tests {
     /// 70 (gofer).
     const SIZES: [(&str, usize); 6] = [
         ("launcher", 37),
-        ("gofer", 58),
+        ("gofer", 63),
         ("sentry/notify", 64),
         ("stub/notify", 18),
         ("sentry/ptrace", 65),

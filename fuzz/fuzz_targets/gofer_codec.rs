@@ -5,6 +5,7 @@
 use gofer::wire::cursor::{Reader, Wire};
 use gofer::wire::reply::{
     AttrReply, BytesReply, HelloReply, LinkReply, NodeInfo, ReadDirReply, StatFsReply, WalkReply,
+    WatchReply,
 };
 use gofer::wire::{ReplyHeader, RequestFrame};
 use libfuzzer_sys::fuzz_target;
@@ -24,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = LinkReply::take(&mut body.clone());
         let _ = BytesReply::take(&mut body.clone());
         let _ = StatFsReply::take(&mut body.clone());
+        let _ = WatchReply::take(&mut body.clone());
     }
     // Without a header in the way.
     let _ = ReadDirReply::take(&mut Reader::new(data));

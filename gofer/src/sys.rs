@@ -396,6 +396,74 @@ pub(crate) fn get_dents(fd: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize, Err
     usize::try_from(n).map_err(|_| last())
 }
 
+/// The working directory; `None` if it cannot be opened.
+pub(crate) fn working_directory() -> Option<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let dir = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(".");
+    dir.ok().map(OwnedFd::from)
+}
+
+/// `fchdir(2)`, also to an `O_PATH` descriptor.
+pub(crate) fn enter(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: only numbers.
+    check(unsafe { libc::fchdir(dir.as_raw_fd()) })
+}
+
+/// A new inotify(7) instance that does not block.
+pub(crate) fn inotify() -> Result<OwnedFd, Errno> {
+    // SAFETY: only numbers.
+    let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the call succeeded; the descriptor is ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What is told of a watched directory: its names, and who may use them.
+const WATCHED: u32 =
+    libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO | libc::IN_ATTRIB;
+
+/// `inotify_add_watch(2)` of the working directory. `EEXIST` if it is watched already: a watch is
+/// one node's, so that who ends it knows that nobody else relies on it.
+pub(crate) fn watch_working_directory(notifier: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mask = WATCHED | libc::IN_ONLYDIR | libc::IN_MASK_CREATE;
+    // SAFETY: the string is NUL-terminated.
+    let watch = unsafe { libc::inotify_add_watch(notifier.as_raw_fd(), c".".as_ptr(), mask) };
+    u32::try_from(watch).map_err(|_| last())
+}
+
+/// `inotify_rm_watch(2)`. An error means that it is gone already.
+pub(crate) fn unwatch(notifier: BorrowedFd<'_>, watch: u32) {
+    // SAFETY: only numbers.
+    unsafe { libc::inotify_rm_watch(notifier.as_raw_fd(), watch as c_int) };
+}
+
+/// `FS_IOC_GETFLAGS`
+pub(crate) const GET_FLAGS: u32 = 0x8008_6601;
+/// `FS_CASEFOLD_FL`
+const CASEFOLD: c_int = 0x4000_0000;
+
+/// Whether a directory, opened for reading, takes different spellings for one name.
+pub(crate) fn folds_case(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    // The kernel writes an int, though the request's number says long.
+    let mut flags = [0 as c_int; 2];
+    // SAFETY: `flags` has room for what the call writes.
+    check(unsafe { libc::ioctl(dir.as_raw_fd(), GET_FLAGS.into(), flags.as_mut_ptr()) })?;
+    Ok(flags[0] & CASEFOLD != 0)
+}
+
+/// Whether a descriptor is of an inode without a type, as inotify instances are, and does not block.
+pub(crate) fn is_notifier(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: all-zero is a valid statx buffer.
+    let mut stx: libc::statx = unsafe { zeroed() };
+    let (name, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: `name` is NUL-terminated and `stx` alive.
+    let rc = unsafe { libc::statx(fd.as_raw_fd(), name, flags, libc::STATX_TYPE, &mut stx) };
+    // SAFETY: only numbers.
+    let open = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    rc == 0 && u32::from(stx.stx_mode) & libc::S_IFMT == 0 && open & libc::O_NONBLOCK != 0
+}
+
 /// Sets the process's umask to zero: modes come complete from the Sentry.
 pub(crate) fn clear_umask() {
     // SAFETY: only numbers.

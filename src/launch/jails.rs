@@ -255,10 +255,14 @@ pub(super) fn gofer_calls() -> AllowList {
         Condition(1, Argument::IsInt((libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)),
     ];
     let own = Condition(0, Argument::IsInt(0));
-    narrowed(AllowList::of(gofer::server::HOST_SYSCALLS))
+    let mut list = narrowed(AllowList::of(gofer::server::HOST_SYSCALLS))
         .only_if(libc::SYS_socketpair, &local)
         .only_if(libc::SYS_setsockopt, &option(libc::SO_SNDBUF))
-        .only_if(libc::SYS_sched_setaffinity, &[own])
+        .only_if(libc::SYS_sched_setaffinity, &[own]);
+    for &ioctl in gofer::server::HOST_IOCTLS {
+        list = list.only_if(libc::SYS_ioctl, &[Condition(1, Argument::IsInt(ioctl))]);
+    }
+    list
 }
 
 /// The host calls of a sealed Sentry, which says what it and its platform need.

@@ -95,6 +95,11 @@ impl Link {
         self.dead.load(Ordering::Acquire)
     }
 
+    /// How many requests were sent so far.
+    pub(super) fn requests(&self) -> u32 {
+        self.next_id.load(Ordering::Relaxed).wrapping_sub(1)
+    }
+
     /// Gives up on the gofer; returns `EIO`.
     pub(super) fn kill(&self, why: &str) -> Errno {
         if !self.dead.swap(true, Ordering::AcqRel) {

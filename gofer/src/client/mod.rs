@@ -21,9 +21,9 @@ use abi::Errno;
 use crate::sys;
 use crate::wire::reply::{
     AttrReply, BytesReply, Done, HelloReply, LinkReply, NodeInfo, ReadDirReply, StatFsReply,
-    WalkReply,
+    WalkReply, WatchReply,
 };
-use crate::wire::request::{Changes, Location, Names, Owner, Request};
+use crate::wire::request::{Changes, Location, Names, Owner, Request, Watches};
 use crate::wire::types::{
     Attr, Bytes, ExportFlags, FileKind, Name, NodeId, OpenFlags, RenameFlags,
 };
@@ -42,7 +42,7 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_setsockopt, // SO_RCVTIMEO and SO_SNDTIMEO on a new connection.
     libc::SYS_shutdown,
     libc::SYS_close,
-    libc::SYS_fcntl, // F_GETFD, by `OwnedFd` in builds with debug assertions.
+    libc::SYS_fcntl, // F_GETFL; F_GETFD, by `OwnedFd` in builds with debug assertions.
     libc::SYS_statx, // Of a received descriptor, with AT_EMPTY_PATH and "".
     libc::SYS_futex,
     libc::SYS_sched_yield, // A contended lock, before it sleeps.
@@ -189,6 +189,11 @@ impl Client {
     /// Whether the gofer is gone or misbehaved, so that every call gives `EIO`.
     pub fn is_dead(&self) -> bool {
         self.link.is_dead()
+    }
+
+    /// How many requests were sent so far, modulo 2^32.
+    pub fn requests(&self) -> u32 {
+        self.link.requests()
     }
 
     fn node(&self, info: NodeInfo) -> Node {
@@ -455,6 +460,30 @@ impl Client {
     ) -> Result<(), Errno> {
         let name = xattr_name(name)?;
         self.done(&Request::RemoveXattr { node: node.id, at: at.map(At::wire), name })
+    }
+
+    /// The inotify(7) instance that tells of the directories given to [`Client::watch`]. `EMFILE` if
+    /// the host's user has too many.
+    pub fn notifier(&self) -> Result<OwnedFd, Errno> {
+        let (Done {}, fd) = self.link.ask_fd(&Request::Notifier {})?;
+        let fd = fd?;
+        if sys::is_notifier(fd.as_fd()) {
+            Ok(fd)
+        } else {
+            Err(self.link.kill("it passed something that tells no changes"))
+        }
+    }
+
+    /// Has changes of a directory's names, owner and mode told by the notifier, from now on. Errors:
+    /// `EOPNOTSUPP` (not of this directory), `EEXIST` (it is watched), `ENOSPC` (too many), the
+    /// host's.
+    pub fn watch(&self, dir: &Handle) -> Result<WatchReply, Errno> {
+        self.link.ask(&Request::Watch { dir: dir.id })
+    }
+
+    /// Ends watches, at most [`MAX_UNWATCH`](crate::wire::MAX_UNWATCH) of them.
+    pub fn unwatch(&self, watches: Vec<u32>) -> Result<(), Errno> {
+        self.done(&Request::Unwatch { watches: Watches(watches) })
     }
 
     /// Figures of the file system that a node is on.

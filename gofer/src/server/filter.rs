@@ -195,6 +195,11 @@ impl Compiled {
         c
     }
 
+    /// Whether there is nothing to hide.
+    pub(super) fn hides_nothing(&self) -> bool {
+        self.filter.patterns.is_empty()
+    }
+
     /// The progress of the export's root.
     pub(super) fn start(&self) -> Progress {
         let mut at = Vec::new();

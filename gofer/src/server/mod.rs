@@ -21,6 +21,7 @@ mod filter;
 mod modify;
 mod node;
 mod walk;
+mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,6 +43,7 @@ use crate::{sys, transport};
 
 use export::ExportState;
 use node::{Node, Table};
+use watch::Watches;
 
 pub use export::Export;
 pub use filter::Filter;
@@ -85,6 +87,12 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_flistxattr,
     libc::SYS_fremovexattr,
     libc::SYS_fstatfs,
+    // Watches.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+    libc::SYS_fchdir, // The only way to say which directory.
+    libc::SYS_ioctl,  // Of `HOST_IOCTLS` only.
     libc::SYS_close,
     libc::SYS_fcntl, // F_DUPFD_CLOEXEC only.
     // Connections.
@@ -122,6 +130,9 @@ pub const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
+
+/// The ioctls among them.
+pub const HOST_IOCTLS: &[u32] = &[sys::GET_FLAGS];
 
 /// Why a server could not start, or ended other than by its client closing the connection.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +185,7 @@ pub struct Server {
 struct Shared {
     exports: Vec<Arc<ExportState>>,
     table: Table,
+    watches: Watches,
     config: Config,
     cpus: CpuSet,
     connections: Mutex<Connections>,
@@ -220,6 +232,7 @@ impl Server {
             shared: Arc::new(Shared {
                 exports: states,
                 table: Table::new(max),
+                watches: Watches::new(),
                 config,
                 cpus: CpuSet::own(),
                 connections: Mutex::default(),
@@ -405,6 +418,16 @@ impl Shared {
             Request::StatFs { node } => sys::stat_fs(t.get(*node)?.fd())?.put(w),
             Request::Fsync { node, at, data_only } => {
                 attr::fsync(t, *node, *at, *data_only)?;
+                Done {}.put(w);
+            }
+            Request::Notifier {} => {
+                let fd = self.watches.notifier()?;
+                Done {}.put(w);
+                return Ok(Some(fd));
+            }
+            Request::Watch { dir } => self.watches.add(t, *dir)?.put(w),
+            Request::Unwatch { watches } => {
+                self.watches.remove(&watches.0);
                 Done {}.put(w);
             }
             // Has no reply and does not come here.

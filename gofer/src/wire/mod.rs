@@ -25,7 +25,7 @@ use cursor::{Malformed, Reader, Wire, Writer};
 use types::NodeId;
 
 /// The version that this code speaks. Both sides come from one binary, so there is only one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest frame in bytes.
 pub const MAX_MESSAGE: usize = 128 * 1024;
 /// Bytes of a frame header.
@@ -40,6 +40,8 @@ pub const MAX_VALUE: usize = 65536;
 pub const MAX_WALK: usize = 64;
 /// Most nodes in one close list.
 pub const MAX_CLOSE: usize = 1024;
+/// Most watches in one list.
+pub const MAX_UNWATCH: usize = 256;
 /// Most entries in one directory reply.
 pub const MAX_ENTRIES: usize = 8192;
 /// Most exports of one gofer.

@@ -194,6 +194,17 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Answer to `Watch`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct WatchReply {
+        /// The watch descriptor, by which events name the directory.
+        watch: u32,
+        /// Whether an event tells all that it means: a name is one file's in one spelling only.
+        exact: bool,
+    }
+}
+
+wire_struct! {
     /// Answer to requests that only succeed or fail.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Done {}

@@ -2,7 +2,7 @@
 
 use super::cursor::{Malformed, Reader, Wire, Writer, put_list, take_list};
 use super::types::{Bytes, Name, NodeId, OpenFlags, RenameFlags, SetTime};
-use super::{MAX_CLOSE, MAX_WALK};
+use super::{MAX_CLOSE, MAX_UNWATCH, MAX_WALK};
 
 /// Where a file was last known to be: lets the gofer open or change a file through its directory,
 /// since a Linux `O_PATH` descriptor alone cannot be reopened without procfs. The gofer checks
@@ -48,6 +48,19 @@ impl<'a> Wire<'a> for Nodes {
     }
     fn take(r: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(Nodes(take_list(r, MAX_CLOSE)?))
+    }
+}
+
+/// Up to [`MAX_UNWATCH`] watch descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watches(pub Vec<u32>);
+
+impl<'a> Wire<'a> for Watches {
+    fn put(&self, w: &mut Writer<'_>) {
+        put_list(w, &self.0);
+    }
+    fn take(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(Watches(take_list(r, MAX_UNWATCH)?))
     }
 }
 
@@ -313,5 +326,17 @@ requests! {
     22 Close {
         /// Which.
         nodes: Nodes,
+    }
+    /// Asks for the inotify(7) instance that [`Request::Watch`] adds to; the reply carries it.
+    23 Notifier {}
+    /// From now on, changes of a directory's names, owner and mode are told by the instance.
+    24 Watch {
+        /// The directory.
+        dir: NodeId,
+    }
+    /// Ends watches; unknown ones mean nothing.
+    25 Unwatch {
+        /// Which.
+        watches: Watches,
     }
 }

@@ -86,6 +86,9 @@ fn requests(p: &Parts) -> Vec<Request<'_>> {
         Request::StatFs { node: a },
         Request::Fsync { node: a, at, data_only: p.flag },
         Request::Close { nodes: Nodes(vec![a, b, c]) },
+        Request::Notifier {},
+        Request::Watch { dir: a },
+        Request::Unwatch { watches: Watches(vec![p.nums.0, p.nums.1]) },
     ]
 }
 
@@ -164,6 +167,7 @@ fn decode_all(bytes: &[u8]) {
     let _ = LinkReply::take(&mut Reader::new(bytes));
     let _ = BytesReply::take(&mut Reader::new(bytes));
     let _ = StatFsReply::take(&mut Reader::new(bytes));
+    let _ = WatchReply::take(&mut Reader::new(bytes));
 }
 
 proptest! {
@@ -203,6 +207,7 @@ proptest! {
         round_trip(&ReadDirReply { node, entries, end: opened, next: n });
         round_trip(&BytesReply { bytes: OwnedBytes(bytes) });
         round_trip(&StatFsReply { blocks: n, ..StatFsReply::default() });
+        round_trip(&WatchReply { watch: errno, exact: opened });
         let export = ExportInfo {
             tag: Tag(b"/mnt".to_vec()),
             flags: ExportFlags::from_bits_truncate(errno),

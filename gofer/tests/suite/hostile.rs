@@ -116,7 +116,7 @@ fn descriptors_for_the_server_are_refused() {
 }
 
 /// Sends a frame with `n` descriptors (copies of the socket).
-fn send_with_fds(fd: &OwnedFd, frame: &[u8], n: usize) {
+pub(crate) fn send_with_fds(fd: &OwnedFd, frame: &[u8], n: usize) {
     send_fds(fd, frame, &vec![fd.as_raw_fd(); n]);
 }
 

@@ -6,3 +6,4 @@ mod hostile;
 mod operations;
 mod sealed;
 mod tree;
+mod watches;

@@ -42,6 +42,10 @@ fn use_everything(client: &Client, root: &client::Node) {
     client.mkdir(at("d"), 0o755, owner).unwrap();
     let l = client.symlink(at("l"), b"f", owner).unwrap();
     client.read_link(&l.handle).unwrap();
+    let notifier = client.notifier();
+    if let Ok(watched) = notifier.and_then(|_| client.watch(dir)) {
+        client.unwatch(vec![watched.watch]).unwrap();
+    }
     client.mknod(at("p"), libc::S_IFIFO | 0o600, owner).unwrap();
     client.link(&f.handle, at("f"), at("h")).unwrap();
     client.rename(at("h"), at("j"), RenameFlags::empty()).unwrap();

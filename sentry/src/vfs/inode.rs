@@ -114,6 +114,10 @@ pub trait Inode: Send + Sync + Any {
     fn file_type(&self) -> FileType;
     /// All attributes.
     fn attr(&self) -> Result<Attr, Errno>;
+    /// Attributes for a check of access: type, mode, owner and group are right.
+    fn access_attr(&self) -> Result<Attr, Errno> {
+        self.attr()
+    }
     /// Changes attributes.
     fn set_attr(&self, change: &SetAttr) -> Result<(), Errno>;
 

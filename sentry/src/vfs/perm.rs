@@ -48,7 +48,7 @@ pub fn check_attr(cred: &Credentials, attr: &Attr, access: Access) -> Result<(),
 
 /// As [`check_attr`], for an inode.
 pub fn check(cred: &Credentials, inode: &Arc<dyn Inode>, access: Access) -> Result<(), Errno> {
-    check_attr(cred, &inode.attr()?, access)
+    check_attr(cred, &inode.access_attr()?, access)
 }
 
 /// Whether `cred` owns the file or may act as its owner (`inode_owner_or_capable`).

@@ -4,12 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
 use abi::Errno;
 use gofer::client::{At, DirEntry as HostEntry, Listing as HostListing, Node, Walked};
 use gofer::wire::types::FileKind;
 
 use super::inode::{GoferInode, Place};
+use super::known::Names;
 use super::listing::Listing;
 use super::{FRESH_NS, convert};
 use crate::kernel::time::monotonic_ns;
@@ -30,9 +32,11 @@ const LISTING_SHARE: u64 = 400;
 #[derive(Default)]
 pub(super) struct Content {
     /// Counts the changes; an answer that was asked for before a change is not cached.
-    generation: u64,
+    pub(super) generation: u64,
     /// What the last lookup found behind this directory.
-    ahead: Option<Ahead>,
+    pub(super) ahead: Option<Ahead>,
+    /// What is known while it is watched (shared exports only).
+    pub(super) names: Names,
     /// All children (exclusive exports only).
     listing: Option<Cached>,
     /// Whether it has more entries than are cached.
@@ -53,9 +57,11 @@ struct Cached {
 }
 
 /// The answer to a lookup that has not been asked for yet.
-struct Ahead {
+pub(super) struct Ahead {
     name: Box<[u8]>,
-    at: u64,
+    pub(super) at: u64,
+    /// The thread that asked: who asks later than it may know of later changes.
+    by: ThreadId,
     found: Result<Box<Found>, Errno>,
 }
 
@@ -79,6 +85,11 @@ impl GoferInode {
         if self.kind() != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        if let Some(known) = self.known(name) {
+            return known;
+        }
+        self.watch_if_worth();
+        let me = std::thread::current().id();
         let generation = {
             let mut content = self.content.lock();
             if let Some(known) = content.listed(name) {
@@ -87,7 +98,7 @@ impl GoferInode {
                 return Ok(self.make_child(name, None, attr));
             }
             if let Some(ahead) = content.ahead.take_if(|a| *a.name == *name) {
-                let fresh = monotonic_ns().saturating_sub(ahead.at) < FRESH_NS;
+                let fresh = monotonic_ns().saturating_sub(ahead.at) < FRESH_NS && ahead.by == me;
                 if self.fs.exclusive() || fresh {
                     drop(content);
                     return ahead.found.map(|found| self.accept(name, *found));
@@ -109,8 +120,8 @@ impl GoferInode {
         // The error belongs to the name behind the last found. Only absence is worth keeping.
         let failed = walked.error;
         let missing = names.get(walked.found.len()).filter(|_| failed == Some(Errno::ENOENT));
-        let mut next =
-            missing.map(|n| Ahead { name: (*n).into(), at: now, found: Err(Errno::ENOENT) });
+        let ahead = |name: &[u8], found| Ahead { name: name.into(), at: now, by: me, found };
+        let mut next = missing.map(|n| ahead(n, Err(Errno::ENOENT)));
         let mut nodes: Vec<Node> = walked.found;
         while let Some(node) = nodes.pop() {
             let found = Found { node, link: link.take(), next: next.take() };
@@ -119,9 +130,14 @@ impl GoferInode {
                 // A change since the question makes what lies behind doubtful.
                 let unchanged = self.content.lock().generation == generation;
                 let next = found.next.filter(|_| unchanged);
-                return Ok(self.accept(name, Found { next, ..found }));
+                let child = self.accept(name, Found { next, ..found });
+                self.keep(name, Some(&child), generation);
+                return Ok(child);
             }
-            next = Some(Ahead { name: (*name_of).into(), at: now, found: Ok(Box::new(found)) });
+            next = Some(ahead(name_of, Ok(Box::new(found))));
+        }
+        if failed == Some(Errno::ENOENT) {
+            self.keep(name, None, generation);
         }
         Err(failed.unwrap_or(Errno::EIO))
     }
@@ -181,7 +197,10 @@ impl GoferInode {
         if let Some(link) = found.link {
             child.set_target(link);
         }
-        if let Some(next) = found.next {
+        // A directory that is watched believes what was asked for since only.
+        if let Some(next) = found.next
+            && child.generation().is_none()
+        {
             child.content.lock().ahead = Some(next);
         }
         child
@@ -211,6 +230,9 @@ impl GoferInode {
         if content.children.get(name).is_some_and(is_it) {
             content.children.remove(name);
         }
+        let unknown = content.names.forget_dead(name);
+        drop(content);
+        self.fs.watcher.uncount_names(usize::from(unknown));
     }
 
     /// The inode in use as `name` here.

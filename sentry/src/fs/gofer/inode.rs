@@ -249,6 +249,26 @@ impl GoferInode {
         Ok(attr)
     }
 
+    /// The host's attributes as guests see them.
+    fn guest_attr(&self, a: HostAttr) -> Attr {
+        Attr {
+            dev: self.fs.dev,
+            ino: self.ino,
+            mode: a.mode,
+            nlink: a.nlink,
+            uid: a.uid,
+            gid: a.gid,
+            rdev: a.rdev,
+            size: a.size,
+            blksize: a.blksize,
+            blocks: a.blocks,
+            atime: convert::time(a.atime),
+            mtime: convert::time(a.mtime),
+            ctime: convert::time(a.ctime),
+            btime: a.btime.map(convert::time),
+        }
+    }
+
     /// The host file for reading, opened if need be.
     pub(super) fn open_read(&self) -> Result<Arc<HostFile>, Errno> {
         {
@@ -363,6 +383,11 @@ impl Drop for GoferInode {
             }
         }
         // Directories hang on to their parents; a deep tree must not recurse as deep here.
+        let (watch, names) = self.content.get_mut().names.take();
+        self.fs.watcher.uncount_names(names);
+        if let Some(watch) = watch {
+            self.fs.watcher.gone(watch);
+        }
         let mut up = std::mem::take(self.places.get_mut());
         while let Some(place) = up.pop() {
             place.dir.forget_child(&place.name, None);
@@ -387,23 +412,18 @@ impl Inode for GoferInode {
     }
 
     fn attr(&self) -> Result<Attr, Errno> {
-        let a = self.host_attr()?;
-        Ok(Attr {
-            dev: self.fs.dev,
-            ino: self.ino,
-            mode: a.mode,
-            nlink: a.nlink,
-            uid: a.uid,
-            gid: a.gid,
-            rdev: a.rdev,
-            size: a.size,
-            blksize: a.blksize,
-            blocks: a.blocks,
-            atime: convert::time(a.atime),
-            mtime: convert::time(a.mtime),
-            ctime: convert::time(a.ctime),
-            btime: a.btime.map(convert::time),
-        })
+        self.host_attr().map(|attr| self.guest_attr(attr))
+    }
+
+    fn access_attr(&self) -> Result<Attr, Errno> {
+        if let Some(attr) = self.known_access() {
+            return Ok(self.guest_attr(attr));
+        }
+        let Some(generation) = self.generation() else { return self.attr() };
+        let attr = self.fs.client.stat(&*self.handle()?)?;
+        self.learn(attr);
+        self.keep_access(attr, generation);
+        Ok(self.guest_attr(attr))
     }
 
     fn set_attr(&self, change: &SetAttr) -> Result<(), Errno> {
@@ -439,8 +459,11 @@ impl Inode for GoferInode {
 
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
         let Some(child) = child.as_any().downcast_ref::<GoferInode>() else { return false };
+        if let Some(known) = self.known(name) {
+            return known.is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child));
+        }
         let age = monotonic_ns().saturating_sub(child.found.load(Ordering::Relaxed));
-        if age < FRESH_NS && child.is_at(self, name) {
+        if age < FRESH_NS && self.is_refused() && child.is_at(self, name) {
             return true;
         }
         self.find_child(name, b"").is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child))

@@ -7,9 +7,11 @@
 //! *Exclusive* exports (nobody else changes the tree) are cached without limit of time: the VFS
 //! keeps dentries, positive and negative; inodes keep attributes and link targets; directories keep
 //! their listing with attributes, from which later lookups are answered without a round trip.
-//! *Shared* exports ask again at each use; but what one round trip brought, names and attributes,
-//! may be used for [`FRESH_NS`], so that a few system calls in a row on the same path don't ask for
-//! each of its directories again.
+//! In *shared* exports, directories in which names are looked up are watched, and what is known about
+//! names, and about who may use the directory, is believed until the host's kernel tells of a change
+//! ([`watch`]). Where there is no watch, each use of a name asks again. Other attributes that a round
+//! trip brought may be used for [`FRESH_NS`], so that a few system calls in a row on the same file
+//! don't ask for each; names too, in directories for which no watch is to be had.
 //!
 //! Host descriptors of regular files stay open for the next open of the same inode, up to
 //! [`MAX_OPEN`] of them, or a fraction of what a process may have open here.
@@ -17,16 +19,18 @@
 //! Ownership: a new file gets the guest's uid and gid if the gofer may give it away, else it
 //! belongs to the gofer's user, as on a squashing NFS server.
 //!
-//! Lock order: directory content -> inode attributes -> inode places -> table, open list (leaves).
+//! Lock order: watch table -> directory content -> inode attributes -> inode places -> table, open list (leaves).
 //! No lock is held during a round trip.
 
 mod convert;
 mod dir;
 mod file;
 mod inode;
+mod known;
 mod listing;
 mod names;
 mod node;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -44,6 +48,7 @@ use crate::vfs::mount::new_device;
 use crate::vfs::{FileSystem, Inode, StatFs};
 
 use inode::GoferInode;
+use watch::Watcher;
 
 /// How long what was just learnt about a shared export may be used, in nanoseconds.
 const FRESH_NS: u64 = 1_000_000;
@@ -61,6 +66,7 @@ const LISTED_SHARE: u64 = 4096;
 /// A mounted export.
 pub struct GoferFs {
     client: Client,
+    watcher: Arc<Watcher>,
     flags: ExportFlags,
     dev: u64,
     /// Inode numbers of files on other host file systems than the root's are made unique with the
@@ -91,7 +97,8 @@ pub fn connect(socket: OwnedFd) -> Result<Vec<Arc<GoferFs>>, Errno> {
     let (client, exports) = Client::connect(socket)?;
     // Half of what the gofer allows is for nodes on their way to an inode.
     let share = client.max_nodes() / (2 * exports.len().max(1) as u64);
-    let make = |e| GoferFs::with_limit(client.clone(), e, share as usize);
+    let watcher = Watcher::new(client.clone());
+    let make = |e| GoferFs::with_limit(client.clone(), watcher.clone(), e, share as usize);
     Ok(exports.into_iter().map(make).collect())
 }
 
@@ -100,12 +107,19 @@ impl GoferFs {
     /// [`GoferFs::root`], a regular file if the export is one.
     pub fn new(client: Client, export: Export) -> Arc<GoferFs> {
         let max_handles = client.max_nodes() as usize / 2;
-        GoferFs::with_limit(client, export, max_handles)
+        let watcher = Watcher::new(client.clone());
+        GoferFs::with_limit(client, watcher, export, max_handles)
     }
 
-    fn with_limit(client: Client, export: Export, max_handles: usize) -> Arc<GoferFs> {
+    fn with_limit(
+        client: Client,
+        watcher: Arc<Watcher>,
+        export: Export,
+        max_handles: usize,
+    ) -> Arc<GoferFs> {
         let fs = Arc::new(GoferFs {
             client,
+            watcher,
             flags: export.flags,
             dev: new_device(),
             devices: Mutex::new(vec![export.root.attr.dev]),
@@ -228,3 +242,6 @@ impl FileSystem for GoferFs {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod watch_tests;

@@ -18,7 +18,7 @@ use crate::vfs::{
     FileOps, FileSystem, FileType, Inode, IoDst, IoSrc, NewNode, NodeKind, OpenFlags, SetAttr,
 };
 
-fn mount(path: &Path, flags: ExportFlags) -> Arc<GoferFs> {
+pub(super) fn mount(path: &Path, flags: ExportFlags) -> Arc<GoferFs> {
     let (ours, theirs) = gofer::socket_pair().unwrap();
     let root = fs::File::open(path).unwrap().into();
     let export = Export { root, tag: b"/".to_vec(), flags, filter: Filter::none() };
@@ -70,7 +70,7 @@ fn list(fs: &GoferFs, path: &str) -> Vec<String> {
     }
 }
 
-fn new_node(kind: NodeKind<'_>, mode: u32) -> NewNode<'_> {
+pub(super) fn new_node(kind: NodeKind<'_>, mode: u32) -> NewNode<'_> {
     let (uid, gid) = (nix_uid(), nix_gid());
     NewNode { mode, uid, gid, kind }
 }
