@@ -463,7 +463,7 @@ impl Inode for GoferInode {
             return known.is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child));
         }
         let age = monotonic_ns().saturating_sub(child.found.load(Ordering::Relaxed));
-        if age < FRESH_NS && self.is_refused() && child.is_at(self, name) {
+        if age < FRESH_NS && self.has_no_watch() && child.is_at(self, name) {
             return true;
         }
         self.find_child(name, b"").is_ok_and(|now| std::ptr::eq(Arc::as_ptr(&now), child))

@@ -106,7 +106,7 @@ impl GoferInode {
 
     /// Counts a question about a name, and has the directory watched if there were enough.
     pub(super) fn watch_if_worth(&self) {
-        if self.fs.exclusive() {
+        if self.fs.exclusive() || !self.fs.watcher.count_question() {
             return;
         }
         {
@@ -136,9 +136,11 @@ impl GoferInode {
         }
     }
 
-    /// Whether what was found a moment ago has to do, because there is no watch to be had.
-    pub(super) fn is_refused(&self) -> bool {
-        matches!(self.content.lock().names.watch, State::Refused { .. })
+    /// Whether what was found a moment ago has to do, because there is no watch to be had, or not
+    /// yet.
+    pub(super) fn has_no_watch(&self) -> bool {
+        !self.fs.watcher.has_begun()
+            || matches!(self.content.lock().names.watch, State::Refused { .. })
     }
 
     /// The directory is watched from now on. The table's lock is held.

@@ -11,7 +11,7 @@
 //! names, and about who may use the directory, is believed until the host's kernel tells of a change
 //! ([`watch`]). Where there is no watch, each use of a name asks again. Other attributes that a round
 //! trip brought may be used for [`FRESH_NS`], so that a few system calls in a row on the same file
-//! don't ask for each; names too, in directories for which no watch is to be had.
+//! don't ask for each; names too, where no watch is to be had, and before the first was worth it.
 //!
 //! Host descriptors of regular files stay open for the next open of the same inode, up to
 //! [`MAX_OPEN`] of them, or a fraction of what a process may have open here.

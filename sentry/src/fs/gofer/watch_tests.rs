@@ -30,6 +30,7 @@ impl Shared {
     fn new() -> Shared {
         let tmp = tempfile::tempdir().unwrap();
         let fs = mount(tmp.path(), ExportFlags::empty());
+        fs.watcher.begin();
         let root = fs.root().unwrap();
         Shared { tmp, fs, root, dentries: Mutex::default() }
     }
@@ -106,6 +107,21 @@ fn names_are_answered_without_asking() {
         fs::set_permissions(s.path("d"), fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(d.access_attr().unwrap().mode & 0o777, mode);
     }
+}
+
+#[test]
+fn a_short_life_makes_no_watches() {
+    let tmp = tempfile::tempdir().unwrap();
+    let fs = mount(tmp.path(), ExportFlags::empty());
+    let root = fs.root().unwrap();
+    for _ in 0..200 {
+        assert_eq!(root.lookup(b"missing", b"").err(), Some(Errno::ENOENT));
+    }
+    assert_eq!(fs.watcher.counts(), (0, 0));
+    for _ in 0..200 {
+        assert_eq!(root.lookup(b"missing", b"").err(), Some(Errno::ENOENT));
+    }
+    assert_eq!(fs.watcher.counts(), (1, 1));
 }
 
 /// xorshift64*
