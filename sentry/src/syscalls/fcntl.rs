@@ -247,7 +247,7 @@ fn set_lock(
     let (owner, pid) = owner_of(cur, file, ofd);
     let key = file.inode()?.key();
     let Some(kind) = kind_of(&flock)? else {
-        locks::unlock_range(key, owner, start, end);
+        locks::unlock_range(key, owner, start, end)?;
         return Ok(0);
     };
     let allowed = match kind {
@@ -260,7 +260,8 @@ fn set_lock(
     locks::set_range(cur, key, RangeLock { start, end, kind, owner, pid }, wait)?;
     // Another thread may have closed the descriptor meanwhile; its locks went then, so must this.
     if !ofd && !cur.files.get_raw(fd).is_ok_and(|f| Arc::ptr_eq(&f, file)) {
-        locks::unlock_range(key, owner, start, end);
+        // It has no others there that this could cut in two.
+        let _ = locks::unlock_range(key, owner, start, end);
         return Err(Errno::EBADF);
     }
     Ok(0)

@@ -12,13 +12,16 @@ use abi::Errno;
 use parking_lot::Mutex;
 
 use super::InodeKey;
+use super::lock_ranges::RangeLocks;
 use crate::kernel::{Events, Task, WaitQueue};
 use crate::kmem::Growing;
 
 /// How many locks there may be in all (`ENOLCK`).
 const MAX_LOCKS: usize = 1 << 17;
-/// So many are not counted for the sandbox's memory.
-const FREE: usize = 64;
+/// So many bytes are not counted for the sandbox's memory.
+const FREE: usize = 16 << 10;
+/// What a lock adds at most, in bytes, with another cut in two.
+const MOST: usize = 1 << 10;
 
 /// Shared or exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,67 +53,6 @@ pub struct RangeLock {
     pub pid: i32,
 }
 
-impl RangeLock {
-    fn overlaps(&self, other: &RangeLock) -> bool {
-        self.start <= other.end && other.start <= self.end
-    }
-
-    fn conflicts(&self, other: &RangeLock) -> bool {
-        self.owner != other.owner
-            && self.overlaps(other)
-            && (self.kind == LockKind::Exclusive || other.kind == LockKind::Exclusive)
-    }
-}
-
-/// The byte-range locks of one inode. Those of one owner do not overlap and are as few as can be.
-#[derive(Default)]
-struct RangeLocks(Vec<RangeLock>);
-
-impl RangeLocks {
-    fn conflict(&self, lock: &RangeLock) -> Option<RangeLock> {
-        self.0.iter().filter(|l| l.conflicts(lock)).min_by_key(|l| l.start).copied()
-    }
-
-    /// Takes what `owner` has in a range.
-    fn remove(&mut self, owner: Owner, start: u64, end: u64) -> bool {
-        let before = self.0.len();
-        let mut cut = Vec::new();
-        self.0.retain(|l| {
-            if l.owner != owner || l.end < start || l.start > end {
-                return true;
-            }
-            if l.start < start {
-                cut.push(RangeLock { end: start - 1, ..*l });
-            }
-            if l.end > end {
-                cut.push(RangeLock { start: end + 1, ..*l });
-            }
-            false
-        });
-        let changed = self.0.len() != before;
-        self.0.append(&mut cut);
-        changed
-    }
-
-    /// Sets a lock that conflicts with nothing, in place of what its owner has there.
-    fn insert(&mut self, mut lock: RangeLock) {
-        self.remove(lock.owner, lock.start, lock.end);
-        let touches = |l: &RangeLock| {
-            l.owner == lock.owner
-                && l.kind == lock.kind
-                && (l.end.checked_add(1) == Some(lock.start)
-                    || lock.end.checked_add(1) == Some(l.start))
-        };
-        let neighbours: Vec<RangeLock> = self.0.iter().filter(|l| touches(l)).copied().collect();
-        self.0.retain(|l| !neighbours.contains(l));
-        for n in neighbours {
-            lock.start = lock.start.min(n.start);
-            lock.end = lock.end.max(n.end);
-        }
-        self.0.push(lock);
-    }
-}
-
 #[derive(Default)]
 struct InodeLocks {
     ranges: RangeLocks,
@@ -120,7 +62,11 @@ struct InodeLocks {
 
 impl InodeLocks {
     fn count(&self) -> usize {
-        self.ranges.0.len() + self.whole.len()
+        self.ranges.len() + self.whole.len()
+    }
+
+    fn cost(&self) -> usize {
+        self.ranges.cost() + self.whole.len() * COST
     }
 }
 
@@ -129,7 +75,9 @@ struct Table {
     inodes: HashMap<InodeKey, InodeLocks>,
     /// Owners that wait for a record lock, and for whom.
     waiting: HashMap<Owner, Owner>,
-    /// What all locks cost, but for the first.
+    /// What all locks cost.
+    cost: usize,
+    /// That, but for the first ones.
     memory: Growing,
 }
 
@@ -141,9 +89,10 @@ impl Table {
     /// Runs `f` on an inode's locks, keeps the count, and drops the entry if it is empty.
     fn edit<T>(&mut self, key: InodeKey, f: impl FnOnce(&mut InodeLocks) -> T) -> T {
         let locks = self.inodes.entry(key).or_default();
-        let before = locks.count();
+        let (before, cost) = (locks.count(), locks.cost());
         let result = f(locks);
         let after = locks.count();
+        self.cost = self.cost + locks.cost() - cost;
         COUNT.fetch_add(after, Ordering::Relaxed);
         COUNT.fetch_sub(before, Ordering::Relaxed);
         if after == 0 {
@@ -154,8 +103,8 @@ impl Table {
 
     /// Whether there may be one more, or a lock cut in two.
     fn has_room(&mut self) -> bool {
-        let count = COUNT.load(Ordering::Relaxed);
-        count < MAX_LOCKS && self.memory.cover((count + 2).saturating_sub(FREE) * COST)
+        let cost = (self.cost + MOST).saturating_sub(FREE);
+        COUNT.load(Ordering::Relaxed) < MAX_LOCKS && self.memory.cover(cost)
     }
 
     /// Whether waiting for `holder` would close a circle back to `owner`.
@@ -173,7 +122,7 @@ impl Table {
     }
 }
 
-/// What a lock costs.
+/// What a flock(2) lock costs.
 const COST: usize = 128;
 
 /// The lock that would keep `lock` from being set (`F_GETLK`).
@@ -229,16 +178,22 @@ pub fn set_range(task: &Task, key: InodeKey, lock: RangeLock, wait: bool) -> Res
     }
 }
 
-/// `F_UNLCK`: takes the owner's locks in a range.
-pub fn unlock_range(key: InodeKey, owner: Owner, start: u64, end: u64) {
+/// `F_UNLCK`: takes the owner's locks in a range. `ENOLCK` if that makes two of one, and there are too many.
+pub fn unlock_range(key: InodeKey, owner: Owner, start: u64, end: u64) -> Result<(), Errno> {
     if COUNT.load(Ordering::Relaxed) == 0 {
-        return;
+        return Ok(());
     }
-    TABLE.lock().edit(key, |locks| {
+    let mut table = TABLE.lock();
+    let cuts = table.inodes.get(&key).is_some_and(|locks| locks.ranges.cuts(owner, start, end));
+    if cuts && !table.has_room() {
+        return Err(Errno::ENOLCK);
+    }
+    table.edit(key, |locks| {
         if locks.ranges.remove(owner, start, end) {
             locks.queue.wake(Events::IN);
         }
     });
+    Ok(())
 }
 
 /// flock(2): `EAGAIN` (`EWOULDBLOCK`) on a conflict, unless `wait`. Changing the kind gives up the
@@ -306,7 +261,8 @@ pub fn release(key: InodeKey, owner: Owner) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
-    unlock_range(key, owner, 0, u64::MAX);
+    // All of it: nothing is cut in two.
+    let _ = unlock_range(key, owner, 0, u64::MAX);
     funlock(key, owner);
 }
 
@@ -334,7 +290,7 @@ pub fn all() -> Vec<LockInfo> {
             let lock = RangeLock { start: 0, end: u64::MAX, kind, owner, pid };
             lines.push(LockInfo { key, flock: true, lock });
         }
-        lines.extend(locks.ranges.0.iter().map(|&lock| LockInfo { key, flock: false, lock }));
+        lines.extend(locks.ranges.iter().map(|lock| LockInfo { key, flock: false, lock }));
     }
     lines
 }
@@ -342,56 +298,6 @@ pub fn all() -> Vec<LockInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    const SIZE: u64 = 24;
-
-    fn op() -> impl Strategy<Value = (u64, u64, u64, Option<LockKind>)> {
-        let kind =
-            prop_oneof![Just(None), Just(Some(LockKind::Shared)), Just(Some(LockKind::Exclusive))];
-        (0..3u64, 0..SIZE, 0..SIZE, kind).prop_map(|(o, a, b, k)| (o, a.min(b), a.max(b), k))
-    }
-
-    proptest! {
-        /// Against a model with one cell a byte and owner.
-        #[test]
-        fn ranges_match_a_byte_map(ops in proptest::collection::vec(op(), 1..60)) {
-            let mut locks = RangeLocks::default();
-            let mut model = vec![[None; 3]; SIZE as usize];
-            for (who, start, end, kind) in ops {
-                let owner = Owner::Files(who);
-                let bytes = start as usize..=end as usize;
-                let Some(kind) = kind else {
-                    locks.remove(owner, start, end);
-                    model[bytes].iter_mut().for_each(|b| b[who as usize] = None);
-                    continue;
-                };
-                let lock = RangeLock { start, end, kind, owner, pid: 1 };
-                let blocked = model[bytes.clone()].iter().any(|b| {
-                    b.iter().enumerate().any(|(o, k): (usize, &Option<LockKind>)| {
-                        o != who as usize && k.is_some_and(|k| {
-                            k == LockKind::Exclusive || kind == LockKind::Exclusive
-                        })
-                    })
-                });
-                prop_assert_eq!(locks.conflict(&lock).is_some(), blocked);
-                if !blocked {
-                    locks.insert(lock);
-                    model[bytes].iter_mut().for_each(|b| b[who as usize] = Some(kind));
-                }
-            }
-            for (at, cell) in model.iter().enumerate() {
-                for (who, kind) in cell.iter().enumerate() {
-                    let found: Vec<_> = locks.0.iter().filter(|l| {
-                        l.owner == Owner::Files(who as u64)
-                            && (l.start..=l.end).contains(&(at as u64))
-                    }).collect();
-                    prop_assert!(found.len() <= 1);
-                    prop_assert_eq!(found.first().map(|l| l.kind), *kind);
-                }
-            }
-        }
-    }
 
     #[test]
     fn circles_are_seen() {

@@ -18,6 +18,7 @@ pub mod file;
 pub mod fstypes;
 pub mod inode;
 pub mod io;
+mod lock_ranges;
 pub mod locks;
 pub mod mount;
 pub mod namei;
