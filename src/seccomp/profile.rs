@@ -241,12 +241,21 @@ impl When {
     }
 }
 
+/// Why a field must not say `SCMP_ACT_NOTIFY`: docs/decisions/0008.
+fn no_agents(field: &str) -> String {
+    format!(
+        "{field}: SCMP_ACT_NOTIFY is not possible: a program outside (listenerPath) would hold a \
+         listener of the host's kernel, and could let that run the guest's calls; use \
+         SCMP_ACT_ERRNO or SCMP_ACT_LOG"
+    )
+}
+
 impl Profile {
     /// Reads a profile, and resolves what depends on the guest. The error is one line.
     pub fn parse(json: &[u8], guest: &Guest) -> Result<Profile, String> {
         let document: Document = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         if document.default_action == Name::Notify {
-            return Err("defaultAction: SCMP_ACT_NOTIFY cannot be the default".into());
+            return Err(no_agents("defaultAction"));
         }
         let default =
             document.default_action.verdict(document.default_errno_ret, "defaultErrnoRet")?;
@@ -296,11 +305,7 @@ impl Profile {
             return Ok(());
         }
         if rule.action == Name::Notify {
-            return Err(format!(
-                "{field}.action: SCMP_ACT_NOTIFY is not possible: a program outside (listenerPath) \
-                 would hold a listener of the host's kernel, and could let that run the guest's \
-                 calls; use SCMP_ACT_ERRNO or SCMP_ACT_LOG"
-            ));
+            return Err(no_agents(&format!("{field}.action")));
         }
         for name in names {
             let Some(nr) = names::number(name) else {

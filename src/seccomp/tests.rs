@@ -193,7 +193,10 @@ fn mistakes_are_named() {
     let wrong = [
         (json!({}), "defaultAction"),
         (json!({ "defaultAction": "SCMP_ACT_WHATEVER" }), "SCMP_ACT_WHATEVER"),
-        (json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "SCMP_ACT_NOTIFY"),
+        (
+            json!({ "defaultAction": "SCMP_ACT_NOTIFY" }),
+            "defaultAction: SCMP_ACT_NOTIFY is not possible: a program outside (listenerPath)",
+        ),
         (json!({ "defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1 }), "defaultErrnoRet"),
         (json!({ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4096 }), "defaultErrnoRet"),
         (json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": ["FAST"] }), "FAST"),
@@ -213,7 +216,10 @@ fn mistakes_are_named() {
                          "args": [{ "index": 0, "value": -1, "op": "SCMP_CMP_EQ" }] })),
             "-1",
         ),
-        (rule(json!({ "names": ["read"], "action": "SCMP_ACT_NOTIFY" })), "listenerPath"),
+        (
+            rule(json!({ "names": ["read"], "action": "SCMP_ACT_NOTIFY" })),
+            "syscalls[0].action: SCMP_ACT_NOTIFY is not possible: a program outside (listenerPath)",
+        ),
         (
             rule(json!({ "names": ["read"], "action": "SCMP_ACT_TRAP",
                          "includes": { "minKernel": "new" } })),

@@ -224,6 +224,7 @@ fn bad_profiles_are_refused_and_odd_names_told() {
     let notify = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x", "syscalls": [
         { "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }] });
     refused(&notify.to_string(), "listenerPath");
+    refused(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#, "listenerPath");
     let output = sandboxes.run(&["run", "--seccomp", "/no/such/profile", "true"]);
     assert_eq!(output.status.code(), Some(125));
     let odd = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
