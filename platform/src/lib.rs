@@ -28,7 +28,7 @@ mod tests;
 pub mod usercopy;
 
 pub use choose::{Choice, NEEDS, Needs, Opened, open};
-pub use memory_file::{Frames, MemoryFile};
+pub use memory_file::{Frames, Loan, MemoryFile};
 
 /// Size of a page of guest memory, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -305,6 +305,12 @@ pub trait AddressSpace: Send + Sync {
     /// than what was queued before the call. Kicks running threads if it has to. May block for as
     /// long as that takes; never for a guest's pleasure.
     fn sync(&self);
+    /// The last guest thread is gone, and the last reference about to be dropped. Takes `rest`, what
+    /// backed the mappings, to drop it once nothing can reach it any more, if that happens later and
+    /// elsewhere; hands it back where it holds when the last reference was dropped.
+    fn leave(&self, rest: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
+        Some(rest)
+    }
     /// Takes over what the platform found out about the code of the address space that this one is a
     /// copy of. To be called once everything is mapped as it is there, before code runs.
     fn inherit(&self, parent: &dyn AddressSpace) {

@@ -31,6 +31,8 @@ use space::FreeSet;
 
 /// Largest limit of a memory file. Four times that fits in the Sentry's address space.
 const LIMIT_MAX: u64 = 1 << 43;
+/// The most that [`MemoryFile::lend`] does not count at a time.
+const LENT_MAX: u64 = 16 << 20;
 /// The file's span is this many times its limit, so that fragmentation does not run it dry.
 const SPAN_FACTOR: u64 = 4;
 /// Upper bound of the pool of dirty ranges.
@@ -74,6 +76,8 @@ struct State {
     used: u64,
     /// Bytes elsewhere that count for the limit.
     charged: u64,
+    /// Bytes over the limit that may be handed out: they are about to come back.
+    lent: u64,
     /// Most bytes that were found committed and in use; see [`MemoryFile::peak`].
     peak: u64,
     /// The least that `dirty` held since the last [`MemoryFile::give_back`].
@@ -139,6 +143,7 @@ impl MemoryFile {
                 shares: Shares::default(),
                 used: 0,
                 charged: 0,
+                lent: 0,
                 peak: 0,
                 pool_low_water: 0,
             }),
@@ -183,6 +188,17 @@ impl MemoryFile {
         Some(frames)
     }
 
+    /// Does not count `bytes` that are handed out, because they come back in a moment. `None` for more
+    /// than a small part of the limit: that would be a lie.
+    pub fn lend(self: &Arc<Self>, bytes: u64) -> Option<Loan> {
+        let mut state = self.state.lock();
+        let lent = state.lent.checked_add(bytes)?;
+        (lent <= LENT_MAX.min(self.limit / 32)).then(|| {
+            state.lent = lent;
+            Loan { memory: self.clone(), bytes }
+        })
+    }
+
     /// Together with the pool, no more than the limit is committed.
     fn bound_pool(&self) {
         let excess = {
@@ -198,7 +214,7 @@ impl MemoryFile {
     pub fn charge(&self, bytes: u64) -> bool {
         {
             let mut state = self.state.lock();
-            if bytes > self.limit.saturating_sub(state.used) {
+            if bytes > state.left(self.limit) {
                 return false;
             }
             state.used += bytes;
@@ -217,7 +233,7 @@ impl MemoryFile {
 
     fn find(&self, len: u64, at: Option<u64>, fill: Fill) -> Found {
         let mut state = self.state.lock();
-        if len > self.limit - state.used {
+        if len > state.left(self.limit) {
             return Found::Full;
         }
         let recycle = len <= RECYCLE_MAX || fill == Fill::Anything;
@@ -386,7 +402,7 @@ impl MemoryFile {
 
     /// Bytes that can still be handed out.
     pub fn left(&self) -> u64 {
-        self.limit - self.state.lock().used.min(self.limit)
+        self.state.lock().left(self.limit)
     }
 
     /// The limit in bytes.
@@ -443,6 +459,19 @@ impl Drop for MemoryFile {
     }
 }
 
+/// What [`MemoryFile::lend`] does not count, until dropped.
+#[must_use = "dropping it counts the bytes again"]
+pub struct Loan {
+    memory: Arc<MemoryFile>,
+    bytes: u64,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.memory.state.lock().lent -= self.bytes;
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Clean(u64),
@@ -454,6 +483,11 @@ enum Found {
 }
 
 impl State {
+    /// Bytes that can be handed out.
+    fn left(&self, limit: u64) -> u64 {
+        (limit + self.lent).saturating_sub(self.used)
+    }
+
     fn take_at(&mut self, at: u64, len: u64, recycle: bool) -> Option<Found> {
         if self.clean.take_at(at, len) {
             Some(Found::Clean(at))

@@ -72,6 +72,24 @@ fn the_limit_holds_and_is_given_back() {
 }
 
 #[test]
+fn what_is_about_to_come_back_does_not_count() {
+    let file = MemoryFile::new(64 * PAGE_SIZE).unwrap();
+    let all = file.allocate(64 * PAGE_SIZE).unwrap();
+    assert!(file.lend(3 * PAGE_SIZE).is_none(), "more than a small part");
+    let loan = file.lend(2 * PAGE_SIZE).unwrap();
+    assert!(file.lend(PAGE_SIZE).is_none());
+    assert_eq!(file.left(), 2 * PAGE_SIZE);
+    let more = file.allocate(PAGE_SIZE).unwrap();
+    assert!(file.charge(PAGE_SIZE));
+    assert!(!file.charge(PAGE_SIZE));
+    drop((all.share(0, PAGE_SIZE), loan));
+    assert_eq!(file.left(), 0);
+    assert!(file.allocate(PAGE_SIZE).is_none());
+    drop((all, more));
+    assert_eq!(file.left(), 63 * PAGE_SIZE);
+}
+
+#[test]
 fn idle_memory_goes_back_to_the_host() {
     let file = MemoryFile::new(64 << 20).unwrap();
     let frames = file.allocate(1 << 20).unwrap();

@@ -53,7 +53,8 @@ impl Layout {
         self.base + doorbell::SCRATCH
     }
 
-    /// Where vvar and vDSO are parked when they are moved onto their old place: address, bytes.
+    /// Where vvar and vDSO are in a blank process, and on the way when they are moved onto a part of
+    /// their old place: address, bytes.
     pub(super) fn parking(self) -> (u64, u64) {
         (self.base + Layout::PARKING, Layout::PARKING_LEN)
     }

@@ -98,8 +98,8 @@ impl NotifyPlatform {
     ) -> Result<Arc<NotifyPlatform>, Error> {
         let host = probe::host()?;
         let xstate = xstate::Layout::probe()?;
-        let vdso = Vdso::find_for(clocks);
         let layout = Layout::new();
+        let vdso = Vdso::find_for(clocks, layout.parking());
         let (template, births) = Template::start(&file, layout, (clocks, vdso.as_ref()), &xstate)?;
         let template = Arc::new(Mutex::new(template));
         let births = Arc::new(Mutex::new(Births::new(births, layout, host)));

@@ -4,6 +4,7 @@
 //! by ringing its own doorbell; the answer starts the next batch. It runs no guest code, so its
 //! calls need no check.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -137,6 +138,7 @@ impl Process {
         let (guests, guests_len) = self.layout.guests();
         let mut keep: Vec<(u64, u64)> = vdso.iter().map(|(v, at)| (*at, at + v.len())).collect();
         keep.extend([(USER_END, guests), (body, body + BLOCK_LEN)]);
+        keep.sort_unstable();
         let mut commands = Vec::new();
         let mut from = 0;
         for (start, end) in keep.into_iter().chain([(guests + guests_len, u64::MAX)]) {
@@ -179,6 +181,45 @@ impl Drop for Process {
     }
 }
 
+/// What a guest left of an address space. Dropped, the process ends before all else is given back.
+pub(super) struct Remains {
+    pub(super) process: Process,
+    /// In slot 0.
+    pub(super) body: Body,
+    /// Where vvar and the vDSO are.
+    pub(super) vdso: Option<(Vdso, u64)>,
+    /// What backs the guest's mappings.
+    pub(super) rest: Vec<Box<dyn Any + Send>>,
+}
+
+impl Remains {
+    /// Brings the process to where a blank one is.
+    fn blank(self) -> Option<(Process, Body)> {
+        let Remains { mut process, mut body, vdso, rest } = self;
+        let result = process.empty(vdso.as_ref().map(|(vdso, at)| (vdso, *at)));
+        let rest = match result {
+            Ok(()) => {
+                drop(rest);
+                Vec::new()
+            }
+            Err(_) => rest,
+        };
+        match result.and_then(|()| body.cleanse()) {
+            Ok(()) => {
+                // The next guest does not pay for that.
+                process.note_cpu();
+                Some((process, body))
+            }
+            Err(error) => {
+                tracing::debug!(stub = process.pid, %error, "not used again");
+                drop(process);
+                drop((body, rest));
+                None
+            }
+        }
+    }
+}
+
 /// Makes blank processes.
 pub(super) struct Processes {
     pub(super) file: Arc<MemoryFile>,
@@ -198,6 +239,7 @@ impl Drop for Processes {
 impl Maker for Processes {
     /// With the body of its first guest thread, in slot 0.
     type Stub = (Process, Body);
+    type Remains = Remains;
 
     fn make(&self) -> Result<(Process, Body), Error> {
         let page = self
@@ -242,6 +284,10 @@ impl Maker for Processes {
             Spinner::new(self.spins.clone()),
         )?;
         Ok((process, body))
+    }
+
+    fn revive(remains: Remains) -> Option<(Process, Body)> {
+        remains.blank()
     }
 
     fn tidy(&self) -> bool {

@@ -1,9 +1,10 @@
-//! An address space: one stub process, which is blank when the address space begins, and is used
-//! again when it ends.
+//! An address space: one stub process, which is blank when the address space begins, and goes back
+//! to the nursery when it ends.
 //!
 //! Lock order: `exec` -> the template's -> `mappings`; `exec` -> the executor's.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ use super::Shared;
 use super::body::Body;
 use super::layout::Layout;
 use super::patches::Patches;
-use super::process::Process;
+use super::process::{Process, Remains};
 use super::quiet::{Quiet, Runner};
 use super::spin::Spinner;
 use super::thread::Thread;
@@ -41,6 +42,8 @@ pub(super) struct Space {
     /// Commands that hold.
     done: AtomicU64,
     bodies: Mutex<Bodies>,
+    /// What backs the guest's mappings, once it is gone.
+    rest: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// Executed commands, and what their effect had to be waited for with.
@@ -49,6 +52,18 @@ type Garbage = (Vec<Op>, Vec<Box<dyn Any + Send>>);
 struct Mappings {
     queue: Queue,
     patches: Patches,
+    /// Where the guest has vvar, which it did not look at yet: it is where a blank process has it.
+    late_vdso: Option<u64>,
+}
+
+impl Mappings {
+    fn new(shared: &Shared) -> Mappings {
+        Mappings {
+            queue: Queue::new(shared.vdso.as_ref()),
+            patches: Patches::new(shared.file.clone(), shared.layout, shared.patches.clone()),
+            late_vdso: None,
+        }
+    }
 }
 
 struct Bodies {
@@ -60,10 +75,7 @@ struct Bodies {
 impl Space {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Space, Error> {
         let (process, body) = shared.nursery.take()?;
-        let mappings = Mutex::new(Mappings {
-            queue: Queue::new(shared.vdso.as_ref()),
-            patches: Patches::new(shared.file.clone(), shared.layout, shared.patches.clone()),
-        });
+        let mappings = Mutex::new(Mappings::new(&shared));
         Ok(Space {
             shared,
             pid: process.pid(),
@@ -75,6 +87,7 @@ impl Space {
             queued: AtomicU64::new(0),
             done: AtomicU64::new(0),
             bodies: Mutex::new(Bodies { idle: vec![body], slots: 1 }),
+            rest: Mutex::default(),
         })
     }
 
@@ -113,7 +126,7 @@ impl Space {
         change: impl FnOnce(&mut Queue, &mut Patches),
     ) {
         let mut mappings = self.mappings.lock();
-        let Mappings { queue, patches } = &mut *mappings;
+        let Mappings { queue, patches, .. } = &mut *mappings;
         change(queue, patches);
         if let Some(keep) = keep {
             queue.keep(keep);
@@ -181,7 +194,7 @@ impl Space {
             return;
         }
         let mut mappings = self.mappings.lock();
-        let Mappings { queue, patches } = &mut *mappings;
+        let Mappings { queue, patches, .. } = &mut *mappings;
         let patched = patches.trapped(queue, regs);
         // Afterwards: a thread that is to be waited for may go on meanwhile.
         let reclaimed = patches.wants_reclaim() && {
@@ -253,9 +266,24 @@ impl Space {
             bodies.slots += 1;
             bodies.slots - 1
         };
+        // Two threads could look at it at once.
+        self.bring_vdso(|_| true);
         let shared = &self.shared;
         let spinner = Spinner::new(shared.spins.clone());
         Body::new(self.process()?, &shared.births, &shared.file, shared.layout, slot, spinner)
+    }
+
+    /// Brings vvar and vDSO to their place if they are late and `is_due` says so, of their addresses.
+    /// Returns whether it did: they are there once the queue is flushed.
+    pub(super) fn bring_vdso(&self, is_due: impl FnOnce(Range<u64>) -> bool) -> bool {
+        let Some(vdso) = &self.shared.vdso else { return false };
+        let mut mappings = self.mappings.lock();
+        let at = mappings.late_vdso.take_if(|at| is_due(*at..*at + vdso.len()));
+        if let Some(at) = at {
+            mappings.queue.move_vdso(vdso, self.shared.layout.parking(), at);
+            self.queued.fetch_add(1, Ordering::Release);
+        }
+        at.is_some()
     }
 
     /// Takes back the body of a guest thread that is gone. It stays until the process has ended:
@@ -269,26 +297,24 @@ impl Space {
 }
 
 impl Space {
-    /// Brings the process to where a blank one is, if it only ever had one guest thread.
-    ///
-    /// # Errors
-    /// If that cannot be.
-    fn blank(&mut self) -> Result<(Process, Body), Error> {
-        if self.bodies.get_mut().slots != 1 {
-            return Err(Error::StubGone);
-        }
-        let at = self.mappings.get_mut().queue.vdso_now();
-        let vdso = match (&self.shared.vdso, at) {
-            (Some(vdso), Some(at)) => Some((vdso, at)),
-            (None, _) => None,
-            (Some(_), None) => return Err(Error::StubGone),
+    /// What is left, if the process may be used again: it only ever had one guest thread.
+    fn remains(&mut self) -> Option<Remains> {
+        let shared = self.shared.clone();
+        let Bodies { idle, slots: 1 } = self.bodies.get_mut() else { return None };
+        let mappings = self.mappings.get_mut();
+        let vdso = match &shared.vdso {
+            Some(vdso) => Some((vdso.clone(), mappings.queue.vdso_now()?)),
+            None => None,
         };
-        self.process()?.empty(vdso)?;
-        let idle = &mut self.bodies.get_mut().idle;
-        idle.last_mut().ok_or(Error::StubGone)?.cleanse()?;
-        let body = idle.pop().ok_or(Error::StubGone)?;
-        let process = self.process.take().ok_or(Error::StubGone)?;
-        Ok((process, body))
+        let process = self.process.take_if(|process| process.alive().is_ok())?;
+        let Some(body) = idle.pop() else {
+            self.process = Some(process);
+            return None;
+        };
+        let mut rest = std::mem::take(self.exec.get_mut());
+        rest.push(Box::new(std::mem::replace(mappings, Mappings::new(&shared))));
+        rest.extend(self.rest.get_mut().take());
+        Some(Remains { process, body, vdso, rest })
     }
 }
 
@@ -297,15 +323,13 @@ impl Drop for Space {
         if let Some(process) = &mut self.process {
             process.note_cpu();
         }
-        let nursery = &self.shared.clone().nursery;
-        match nursery.wants().then(|| self.blank()) {
-            Some(Ok(stub)) => nursery.give_back(stub),
-            not => {
-                if let Some(Err(error)) = not {
-                    tracing::debug!(stub = self.pid, %error, "not used again");
-                }
+        let shared = self.shared.clone();
+        match self.remains() {
+            Some(remains) => shared.nursery.leave(remains),
+            None => {
+                tracing::debug!(stub = self.pid, "not used again");
                 self.process = None;
-                nursery.wake();
+                shared.nursery.wake();
             }
         }
     }
@@ -341,13 +365,19 @@ impl AddressSpace for Space {
 
     fn move_vdso(&self, vvar_base: u64) {
         if let Some(vdso) = &self.shared.vdso {
-            self.enqueue(None, |q, _| q.move_vdso(vdso, self.shared.layout.parking(), vvar_base));
+            let mut mappings = self.mappings.lock();
+            mappings.late_vdso = None;
+            mappings.queue.move_vdso(vdso, self.shared.layout.parking(), vvar_base);
+            self.queued.fetch_add(1, Ordering::Release);
         }
     }
 
     fn unmap_vdso(&self) {
         if let Some(vdso) = &self.shared.vdso {
-            self.enqueue(None, |q, _| q.unmap_vdso(vdso));
+            let mut mappings = self.mappings.lock();
+            mappings.late_vdso = None;
+            mappings.queue.unmap_vdso(vdso);
+            self.queued.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -365,10 +395,19 @@ impl AddressSpace for Space {
         }
     }
 
+    fn leave(&self, rest: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
+        self.rest.lock().replace(rest)
+    }
+
     fn inherit(&self, parent: &dyn AddressSpace) {
         let Some(parent) = parent.as_any().and_then(|any| any.downcast_ref::<Space>()) else {
             return;
         };
+        if let Some(vdso) = &self.shared.vdso {
+            // The child of a fork is about to become another program, mostly.
+            let mappings = &mut *self.mappings.lock();
+            mappings.late_vdso = mappings.queue.postpone_vdso(vdso);
+        }
         if !parent.is_patched.load(Ordering::Acquire) {
             return;
         }

@@ -224,8 +224,14 @@ impl Thread {
             return Ok(None);
         }
         let trap = trap(&frame, regs);
-        if trap == Trap::Syscall {
-            self.space.trapped(regs, &self.runner);
+        match trap {
+            Trap::Syscall => self.space.trapped(regs, &self.runner),
+            Trap::Fault(fault) if self.space.bring_vdso(|range| range.contains(&fault.addr)) => {
+                self.space.flush()?;
+                self.resume(regs)?;
+                return Ok(None);
+            }
+            _ => {}
         }
         Ok(Some(trap))
     }

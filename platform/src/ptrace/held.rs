@@ -35,7 +35,8 @@ impl Layout {
         self.base + 2 * PAGE_SIZE
     }
 
-    /// Where vvar and vDSO are parked when they are moved onto their old place: address, bytes.
+    /// Where vvar and vDSO are in a blank process, and on the way when they are moved onto a part of
+    /// their old place: address, bytes.
     pub(super) fn parking(self) -> (u64, u64) {
         let used = 3 * PAGE_SIZE;
         (self.base + used, Layout::LEN - used)

@@ -83,8 +83,8 @@ impl PtracePlatform {
     /// What the host refuses: no ptrace (Yama's `ptrace_scope` above 1, an outer seccomp filter),
     /// no seccomp, no more processes.
     pub fn new(file: Arc<MemoryFile>, clocks: Clocks) -> Result<Arc<PtracePlatform>, Error> {
-        let vdso = Vdso::find_for(clocks);
         let layout = Layout { base: USER_END - Layout::LEN };
+        let vdso = Vdso::find_for(clocks, layout.parking());
         let commands = page(&file)?;
         let (reader, lifeline) = sys::pipe()?;
         let clocks = (clocks, vdso.as_ref());

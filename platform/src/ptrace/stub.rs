@@ -73,6 +73,8 @@ pub(super) struct Stubs {
 
 impl Maker for Stubs {
     type Stub = Stub;
+    /// What a guest had is never used again.
+    type Remains = std::convert::Infallible;
 
     fn make(&self) -> Result<Stub, Error> {
         let commands = self
@@ -81,6 +83,10 @@ impl Maker for Stubs {
             .ok_or_else(|| Error::host("a command page", libc::ENOMEM))?;
         let (pid, manager) = self.template.lock().spawn(&commands)?;
         Ok(Stub { pid, manager, commands, reaped: false, orphaned: AtomicBool::new(false) })
+    }
+
+    fn revive(remains: Self::Remains) -> Option<Stub> {
+        match remains {}
     }
 
     fn check(mut stub: Stub) -> Option<Stub> {

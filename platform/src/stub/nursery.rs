@@ -1,9 +1,12 @@
 //! Blank stub processes, made ahead so that fork and exec do not wait for the host's fork, or used
 //! before.
 //!
-//! A thread keeps a few of them ready; it sleeps while there are some, and ends with the nursery.
+//! A thread keeps a few of them ready, and makes those blank whose guest is gone, for which exit and
+//! exec do not wait either; it sleeps while there is nothing to do, and ends with the nursery.
 //!
 //! Lock order: the maker's, or `Pool::ready`, never both.
+
+use std::collections::VecDeque;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,6 +20,8 @@ use crate::Error;
 const READY: usize = 2;
 /// How many that come back are kept: a pipeline of a few programs.
 const KEPT: usize = 6;
+/// How many whose guest is gone may wait to be made blank: their memory does.
+const LEFT: usize = 4;
 /// How often it looks whether stubs that were dropped are dead.
 const DYING: Duration = Duration::from_millis(5);
 
@@ -24,8 +29,12 @@ const DYING: Duration = Duration::from_millis(5);
 pub(crate) trait Maker: Send + Sync + 'static {
     /// A stub process. Ended and reaped when dropped.
     type Stub: Send;
+    /// What a guest left: a stub process, and what must not be reused before that is blank, or gone.
+    type Remains: Send;
     /// A new one. May block for as long as the host's fork takes.
     fn make(&self) -> Result<Self::Stub, Error>;
+    /// Makes one blank that a guest left. `None`, and it is ended, if that cannot be.
+    fn revive(remains: Self::Remains) -> Option<Self::Stub>;
     /// Whether a blank one is alive still: the host may have killed it.
     fn check(stub: Self::Stub) -> Option<Self::Stub>;
     /// Does away with what is left of stubs that were dropped, as far as it can be without waiting.
@@ -44,13 +53,15 @@ pub(crate) struct Nursery<M: Maker> {
 
 struct Pool<M: Maker> {
     maker: M,
-    ready: Mutex<Ready<M::Stub>>,
-    /// Signalled when one was taken, and at the end.
+    ready: Mutex<Ready<M>>,
+    /// Signalled when one was taken, or left by its guest, and at the end.
     changed: Condvar,
 }
 
-struct Ready<S> {
-    stubs: Vec<S>,
+struct Ready<M: Maker> {
+    stubs: Vec<M::Stub>,
+    /// Not blank yet.
+    left: VecDeque<M::Remains>,
     /// How many were taken, up to 2.
     taken: u8,
     thread: Option<JoinHandle<()>>,
@@ -61,11 +72,12 @@ impl<M: Maker> Nursery<M> {
     /// One with `stubs` in it. Its thread is started by the second [`Nursery::take`]: many sandboxes
     /// run one program in one process.
     pub(crate) fn new(maker: M, stubs: Vec<M::Stub>) -> Nursery<M> {
-        let ready = Mutex::new(Ready { stubs, taken: 0, thread: None, closed: false });
+        let left = VecDeque::new();
+        let ready = Mutex::new(Ready { stubs, left, taken: 0, thread: None, closed: false });
         Nursery { pool: Arc::new(Pool { maker, ready, changed: Condvar::new() }) }
     }
 
-    /// A blank stub process; made on the spot if none is ready.
+    /// A blank stub process; made on the spot if none is ready, or to be had from what guests left.
     pub(crate) fn take(&self) -> Result<M::Stub, Error> {
         loop {
             let mut ready = self.pool.ready.lock();
@@ -76,29 +88,45 @@ impl<M: Maker> Nursery<M> {
                 }
             }
             let stub = ready.stubs.pop();
+            let left = if stub.is_none() { ready.left.pop_front() } else { None };
             if ready.stubs.is_empty() {
                 self.pool.changed.notify_one();
             }
             drop(ready);
-            match stub.map(M::check) {
-                None => return self.pool.make(),
-                Some(Some(stub)) => return Ok(stub),
-                Some(None) => {}
+            match (stub, left) {
+                (Some(stub), _) => {
+                    if let Some(stub) = M::check(stub) {
+                        return Ok(stub);
+                    }
+                }
+                (None, Some(left)) => {
+                    if let Some(stub) = M::revive(left) {
+                        return Ok(stub);
+                    }
+                }
+                (None, None) => return self.pool.make(),
             }
         }
     }
 
-    /// Whether a stub that is blank again is welcome.
-    pub(crate) fn wants(&self) -> bool {
-        let ready = self.pool.ready.lock();
-        !ready.closed && ready.stubs.len() < KEPT
-    }
-
-    /// Takes a blank stub back.
-    pub(crate) fn give_back(&self, stub: M::Stub) {
+    /// Takes what a guest left: soon or at once it is blank again, or gone. Blocks for that where too
+    /// many wait already.
+    pub(crate) fn leave(&self, remains: M::Remains) {
         let mut ready = self.pool.ready.lock();
-        if !ready.closed {
-            ready.stubs.push(stub);
+        let enough = ready.stubs.len() + ready.left.len() >= KEPT;
+        if !ready.closed && !enough && ready.left.len() < LEFT && ready.thread.is_some() {
+            ready.left.push_back(remains);
+            self.pool.changed.notify_one();
+            return;
+        }
+        let closed = ready.closed;
+        drop(ready);
+        if closed || enough {
+            drop(remains);
+            return self.wake();
+        }
+        if let Some(stub) = M::revive(remains) {
+            self.pool.keep(&mut self.pool.ready.lock(), stub);
         }
     }
 
@@ -124,7 +152,8 @@ impl<M: Maker> Drop for Nursery<M> {
         let (thread, stubs) = {
             let mut ready = self.pool.ready.lock();
             ready.closed = true;
-            (ready.thread.take(), std::mem::take(&mut ready.stubs))
+            let all = (std::mem::take(&mut ready.stubs), std::mem::take(&mut ready.left));
+            (ready.thread.take(), all)
         };
         self.pool.changed.notify_one();
         drop(stubs);
@@ -149,10 +178,24 @@ impl<M: Maker> Pool<M> {
             .unwrap_or_else(|| self.maker.make())
     }
 
+    /// Keeps a blank one, unless it is too late.
+    fn keep(&self, ready: &mut Ready<M>, stub: M::Stub) {
+        if !ready.closed {
+            ready.stubs.push(stub);
+        }
+    }
+
     fn keep_filled(&self) {
         self.maker.settle();
         let mut ready = self.ready.lock();
         while !ready.closed {
+            if let Some(left) = ready.left.pop_front() {
+                let blank = parking_lot::MutexGuard::unlocked(&mut ready, || M::revive(left));
+                if let Some(stub) = blank {
+                    self.keep(&mut ready, stub);
+                }
+                continue;
+            }
             // They die by themselves; nobody waits for that.
             let tidy = self.maker.tidy();
             if ready.stubs.len() >= READY {
@@ -165,8 +208,7 @@ impl<M: Maker> Pool<M> {
             }
             let made = parking_lot::MutexGuard::unlocked(&mut ready, || self.maker.make());
             match made {
-                Ok(stub) if !ready.closed => ready.stubs.push(stub),
-                Ok(_) => {}
+                Ok(stub) => self.keep(&mut ready, stub),
                 Err(error) => {
                     // The next to need one will see the reason; try again when that happens.
                     tracing::debug!(%error, "no stub ahead");

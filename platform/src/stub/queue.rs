@@ -181,6 +181,17 @@ impl Queue {
         }
     }
 
+    /// Takes back a queued move from where a blank process has vvar and vDSO. Returns where to.
+    pub(crate) fn postpone_vdso(&mut self, vdso: &Vdso) -> Option<u64> {
+        let home = vdso.start();
+        let begins = |op: &Op| matches!(op, Op::Move { from, .. } if *from == home);
+        if !self.ops.iter().any(begins) {
+            return None;
+        }
+        self.ops.retain(|op| !matches!(op, Op::Move { .. }));
+        self.vdso_at.replace(home)
+    }
+
     /// Where vvar starts in the stub. `None` without a vDSO, or if it is about to be moved.
     pub(crate) fn vdso_now(&self) -> Option<u64> {
         let moves = self.ops.iter().any(|op| matches!(op, Op::Move { .. }));

@@ -9,9 +9,6 @@ use crate::{Clocks, VdsoImage};
 /// inherit the finding.
 static FOUND: OnceLock<Option<Vdso>> = OnceLock::new();
 
-/// Where blank stubs have the first of them. Hosts put nothing there.
-const HOME: u64 = 0x10_0000_0000;
-
 /// The host's special mappings, in address order. The last one is the vDSO, what comes before is
 /// data that it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +20,19 @@ pub(crate) struct Vdso {
 }
 
 impl Vdso {
-    /// As [`Vdso::find`], if guests are to have it.
-    pub(crate) fn find_for(clocks: Clocks) -> Option<Vdso> {
-        (clocks == Clocks::Native).then(Vdso::find).flatten()
+    /// As [`Vdso::find`], if guests are to have it. Blank stubs have it at `home` (address, bytes),
+    /// where no guest can map anything.
+    pub(crate) fn find_for(clocks: Clocks, home: (u64, u64)) -> Option<Vdso> {
+        let mut vdso = (clocks == Clocks::Native).then(Vdso::find).flatten()?;
+        for (start, _) in &mut vdso.parts {
+            *start += home.0;
+        }
+        (vdso.len() <= home.1).then_some(vdso)
     }
 
     /// Finds them in `/proc/self/maps`, if this process or the one that it was forked from has not
     /// before. `None` if there are none or they are not in one piece, in which case guests do
-    /// without.
+    /// without. They begin at 0.
     pub(crate) fn find() -> Option<Vdso> {
         let look = || Vdso::parse(&std::fs::read_to_string("/proc/self/maps").ok()?);
         FOUND.get_or_init(look).clone()
@@ -58,7 +60,7 @@ impl Vdso {
         }
         let host = parts.first()?.0;
         for (start, _) in &mut parts {
-            *start = *start - host + HOME;
+            *start -= host;
         }
         Some(Vdso { parts, host })
     }
@@ -104,15 +106,15 @@ mod tests {
 ";
         let vdso = Vdso::parse(new).unwrap();
         let image = vdso.image().unwrap();
-        assert_eq!((image.vvar_base, image.vvar_len, image.code_len), (HOME, 0x6000, 0x2000));
+        assert_eq!((image.vvar_base, image.vvar_len, image.code_len), (0, 0x6000, 0x2000));
         assert_eq!(image.sentry_code as u64, 0x7f2f_9e58_5000);
-        assert_eq!(vdso.moves()[1], (0x7f2f_9e58_3000, HOME + 0x4000, 0x2000));
+        assert_eq!(vdso.moves()[1], (0x7f2f_9e58_3000, 0x4000, 0x2000));
         let old = "\
 7ffd1000-7ffd5000 r--p 00000000 00:00 0                          [vvar]
 7ffd5000-7ffd6000 r-xp 00000000 00:00 0                          [vdso]
 ";
         let parts = Vdso::parse(old).unwrap().parts;
-        assert_eq!(parts, [(HOME, 0x4000), (HOME + 0x4000, 0x1000)]);
+        assert_eq!(parts, [(0, 0x4000), (0x4000, 0x1000)]);
     }
 
     #[test]

@@ -247,6 +247,13 @@ guest_code!(
     "ud2", "div ecx", "int3", "hlt", "int 0x80", "int 0x21", "call rax",
 );
 
+guest_code!(
+    vdso_reader,
+    "mov rax, [rdi]", // vDSO code is an ELF image
+    "mov eax, 1",
+    "syscall",
+);
+
 guest_code!(spin, "2: inc qword ptr [rdi]", "jmp 2b");
 
 fn template(world: &World) -> sys::Tid {

@@ -7,12 +7,13 @@
 //! [`MappingRegistry`], hot chunks -> the platform. Two `state` locks are never held at once, except by fork,
 //! whose child nobody else knows yet.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use platform::{AddressSpace, MemoryFile, Platform};
 
 mod advice;
@@ -135,9 +136,23 @@ pub struct MemoryManager {
     /// What the family of forked copies writes to soon after a fork.
     hot: Arc<HotChunks>,
     state: RwLock<State>,
-    _memory: KernelMemory,
-    /// Last, so that it is dropped when all else is.
+    memory: Option<KernelMemory>,
+    /// Dropped when all else is.
     gone: OnceLock<Gone>,
+    /// Last: what must not be reused before the address space is gone.
+    rest: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Drop for MemoryManager {
+    /// What backs the mappings goes with the address space, or soon after: nobody waits for that, and
+    /// it does not count any more.
+    fn drop(&mut self) {
+        let st = self.state.get_mut();
+        let own = st.pmas.iter().map(|(_, pma)| pma.own()).sum();
+        let Some(loan) = self.ctx.memory.lend(own) else { return };
+        let rest = (std::mem::take(&mut st.pmas), self.memory.take(), loan, self.gone.take());
+        *self.rest.get_mut() = self.space.leave(Box::new(rest));
+    }
 }
 
 /// Calls somebody when it is dropped.
@@ -223,8 +238,9 @@ impl MemoryManager {
             this: this.clone(),
             hot,
             state: RwLock::new(state),
-            _memory: memory,
+            memory: Some(memory),
             gone: OnceLock::new(),
+            rest: Mutex::default(),
         }))
     }
 

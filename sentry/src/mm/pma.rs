@@ -54,6 +54,14 @@ impl Pma {
         Pma { memory, prot: self.prot, cow: self.cow, private: self.private }
     }
 
+    /// Bytes of the sandbox's limit that dropping it gives back.
+    pub(super) fn own(&self) -> u64 {
+        match &self.memory {
+            Memory::Frames(frames) if frames.is_sole_owner() => frames.len(),
+            Memory::Frames(_) | Memory::Host { .. } => 0,
+        }
+    }
+
     /// Splits off everything from `at` bytes onward.
     pub(super) fn split_at(&mut self, at: u64) -> Pma {
         self.split_off(at)

@@ -20,6 +20,7 @@ cases![
     file_offset,
     shared_over_fork,
     private_over_fork,
+    anywhere_over_fork,
     file_shared_between_processes,
     munmap_rules,
     munmap_middle,
@@ -219,6 +220,27 @@ fn private_over_fork() {
     poke(at + PAGE, 77);
     write(w, b"x");
     assert_eq!(wait(pid), 0);
+}
+
+/// All over the address space: nowhere is in the way of what a new process gets besides.
+fn anywhere_over_fork() {
+    let fixed = ANON | MAP_FIXED_NOREPLACE;
+    let places: Vec<usize> = (21..47).map(|bit| 1 << bit).collect();
+    let mut mapped = places.clone();
+    // What is taken is the program's own.
+    mapped.retain(|at| sys!(SYS_mmap, *at, 16 * PAGE, RW, fixed, -1, 0) == Ok(*at));
+    assert!(mapped.len() + 2 >= places.len(), "{mapped:x?}");
+    let touch = |at: &usize| (0..16).for_each(|page| poke(at + page * PAGE, page as u8 + 1));
+    mapped.iter().for_each(touch);
+    in_child(|| {
+        // By the vDSO, where there is one.
+        std::hint::black_box(std::time::Instant::now());
+        for at in &mapped {
+            (0..16).for_each(|page| assert_eq!(peek(at + page * PAGE), page as u8 + 1));
+            poke(*at, 99);
+        }
+    });
+    mapped.iter().for_each(|at| assert_eq!(peek(*at), 1));
 }
 
 fn file_shared_between_processes() {
