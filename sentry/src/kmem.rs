@@ -3,7 +3,7 @@
 //!
 //! Counted are what is many or big: tasks, address spaces and their areas, tables of descriptors, open
 //! files, sockets, terminals, inodes in memory and their attributes, watches and their events, timers, locks, queued signals, lists of
-//! groups, arguments of programs, seccomp filters, and the bytes in pipes and sockets. What else there
+//! groups, arguments of programs, seccomp filters, mounts, and the bytes in pipes and sockets. What else there
 //! is has bounds of its own; those of caches depend on the limit ([`limit`]). The figures are what
 //! `tests/tests/footprint.rs` measures on the host.
 //!
@@ -39,6 +39,9 @@ pub const TIMER: usize = 512;
 pub const SIGNAL: usize = 192;
 /// What a file in memory costs beside its content, with its name.
 pub const INODE: usize = 1 << 10;
+
+/// What a mount costs beside the name of its source, with its root and its place.
+pub const MOUNT: usize = 1 << 10;
 
 static MEMORY: OnceLock<Arc<MemoryFile>> = OnceLock::new();
 

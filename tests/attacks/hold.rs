@@ -528,13 +528,15 @@ fn signals() -> usize {
     made
 }
 
+/// With names of sources that are as long as they may be.
 fn mounts() -> usize {
+    let source = CString::new(vec![b's'; 4000]).unwrap_or_default();
     // SAFETY: strings that end.
     unsafe {
         libc::mkdir(c"/tmp/mounted".as_ptr(), 0o700);
         count(|_| {
-            let (none, kind, at) = (c"none".as_ptr(), c"tmpfs".as_ptr(), c"/tmp/mounted".as_ptr());
-            libc::mount(none, at, kind, 0, std::ptr::null()) == 0
+            let (kind, at) = (c"tmpfs".as_ptr(), c"/tmp/mounted".as_ptr());
+            libc::mount(source.as_ptr(), at, kind, 0, std::ptr::null()) == 0
         })
     }
 }

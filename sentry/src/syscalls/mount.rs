@@ -84,7 +84,7 @@ pub fn mount(cur: &mut Current, args: &Args) -> SysResult {
     }
     let root = Dentry::root(b"/", new.root);
     let name = if source.is_empty() { "none" } else { &source };
-    let mount = Mount::new(new.fs, root, name, mount_flags(flags));
+    let mount = Mount::of_guest(new.fs, root, name, mount_flags(flags))?;
     attach(cur, mount, target)
 }
 
@@ -117,9 +117,9 @@ fn bind(cur: &Current, source: &str, target: &Path, recursive: bool) -> SysResul
         return Err(Errno::EINVAL);
     }
     let copy = |of: &Arc<Mount>, root: &Arc<Dentry>| {
-        Mount::new(of.fs.clone(), root.clone(), &of.source, of.flags())
+        Mount::of_guest(of.fs.clone(), root.clone(), &of.source, of.flags())
     };
-    let top = copy(&from.mount, &from.dentry);
+    let top = copy(&from.mount, &from.dentry)?;
     let below = if recursive { mounts.mounts_below(&from) } else { Vec::new() };
     attach(cur, top.clone(), target.clone())?;
     let mut pairs = vec![(from.mount.clone(), top)];
@@ -128,7 +128,7 @@ fn bind(cur: &Current, source: &str, target: &Path, recursive: bool) -> SysResul
         let Some((_, parent)) = pairs.iter().find(|(m, _)| Arc::ptr_eq(m, &point.mount)) else {
             continue;
         };
-        let new = copy(&old, &old.root);
+        let new = copy(&old, &old.root)?;
         let at = Path { mount: parent.clone(), dentry: point.dentry };
         mounts.attach_bounded(new.clone(), at)?;
         pairs.push((old, new));

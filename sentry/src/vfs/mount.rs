@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use parking_lot::RwLock;
 
 use super::{Dentry, FileSystem, Inode};
+use crate::kmem::{self, KernelMemory};
 use abi::Errno;
 
 bitflags! {
@@ -49,6 +50,8 @@ pub struct Mount {
     /// Where it sits; `None` for a namespace's root and for detached mounts.
     point: RwLock<Option<Path>>,
     flags: AtomicU32,
+    /// What it costs, if a guest made it.
+    _memory: Option<KernelMemory>,
 }
 
 /// A new anonymous device number (`0:N`) for a file system without a device.
@@ -68,7 +71,29 @@ impl Mount {
         source: &str,
         flags: MountFlags,
     ) -> Arc<Mount> {
+        Mount::charged(fs, root, source, flags, None)
+    }
+
+    /// As [`Mount::new`] for a guest: it counts for the sandbox's memory (`ENOMEM`).
+    pub fn of_guest(
+        fs: Arc<dyn FileSystem>,
+        root: Arc<Dentry>,
+        source: &str,
+        flags: MountFlags,
+    ) -> Result<Arc<Mount>, Errno> {
+        let memory = kmem::charge(kmem::MOUNT + source.len()).ok_or(Errno::ENOMEM)?;
+        Ok(Mount::charged(fs, root, source, flags, Some(memory)))
+    }
+
+    fn charged(
+        fs: Arc<dyn FileSystem>,
+        root: Arc<Dentry>,
+        source: &str,
+        flags: MountFlags,
+        memory: Option<KernelMemory>,
+    ) -> Arc<Mount> {
         Arc::new(Mount {
+            _memory: memory,
             id: NEXT_MOUNT_ID.fetch_add(1, Ordering::Relaxed),
             fs,
             root,
@@ -211,21 +236,26 @@ impl MountNamespace {
 
     /// Attaches `mount` at `point`, over what is there.
     pub fn attach(&self, mount: Arc<Mount>, point: Path) {
+        // There is no such bound.
+        let _ = self.attach_if(usize::MAX, mount, point);
+    }
+
+    /// As [`MountNamespace::attach`] for a guest: `ENOSPC` when there are too many mounts.
+    pub fn attach_bounded(&self, mount: Arc<Mount>, point: Path) -> Result<(), Errno> {
+        self.attach_if(MAX_MOUNTS, mount, point)
+    }
+
+    fn attach_if(&self, most: usize, mount: Arc<Mount>, point: Path) -> Result<(), Errno> {
         // Keeps the dentry findable in directories whose names are not cached.
         if let Some(parent) = point.dentry.parent() {
             parent.add_child(point.dentry.clone());
         }
         let mut table = self.table.write();
-        table.place(&mount, point);
-        table.mounts.push(mount);
-    }
-
-    /// As [`MountNamespace::attach`] for a guest: `ENOSPC` when there are too many mounts.
-    pub fn attach_bounded(&self, mount: Arc<Mount>, point: Path) -> Result<(), Errno> {
-        if self.table.read().mounts.len() >= MAX_MOUNTS {
+        if table.mounts.len() >= most {
             return Err(Errno::ENOSPC);
         }
-        self.attach(mount, point);
+        table.place(&mount, point);
+        table.mounts.push(mount);
         Ok(())
     }
 
