@@ -64,6 +64,41 @@ pub fn open_how(
     mode: u32,
     resolve: LookupFlags,
 ) -> Result<Arc<FileDescription>, Errno> {
+    let ctx = WalkContext::of(task);
+    let (place, created) = locate(&ctx, dirfd, path, flags, mode, resolve)?;
+    if flags.contains(OpenFlags::PATH) {
+        let keep = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
+        return FileDescription::new(Box::new(Place), place, flags & keep, ctx.cred.clone());
+    }
+    if flags.contains(OpenFlags::TMPFILE) {
+        let place = dirops::tmpfile(&ctx, &place, mode & !task.fs().umask())?;
+        if flags.contains(OpenFlags::EXCL) {
+            place.dentry.forbid_link();
+        }
+        return finish(task, &ctx.cred, place, flags - OpenFlags::TMPFILE);
+    }
+    let inode = place.inode()?;
+    let truncate =
+        flags.contains(OpenFlags::TRUNC) && !created && inode.file_type() == FileType::Regular;
+    let file = finish(task, &ctx.cred, place, flags)?;
+    if truncate {
+        let _hold = Hold::write(&*inode)?;
+        dirops::truncate_inode(&ctx.cred, &inode, 0)?;
+        notify::file(&file.path().dentry, libc::IN_MODIFY);
+    }
+    Ok(file)
+}
+
+/// What is to be opened: for `O_TMPFILE`, the directory. Regular files are made where `O_CREAT` says so,
+/// which is told; access to others is checked.
+pub(super) fn locate(
+    ctx: &WalkContext<'_>,
+    dirfd: i32,
+    path: &[u8],
+    flags: OpenFlags,
+    mode: u32,
+    resolve: LookupFlags,
+) -> Result<(Path, bool), Errno> {
     check_flags(flags)?;
     if path.is_empty() {
         return Err(Errno::ENOENT);
@@ -71,27 +106,16 @@ pub fn open_how(
     if path.len() >= PATH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
-    let ctx = WalkContext::of(task);
     let scoped = resolve.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT);
     // Within a scope, `/` is the directory itself.
     let start = ctx.start(dirfd, if scoped { b"" } else { path })?;
-    let mut lookup = resolve;
-    lookup.set(LookupFlags::FOLLOW, !flags.contains(OpenFlags::NOFOLLOW));
-    lookup.set(LookupFlags::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
-    if flags.contains(OpenFlags::PATH) {
-        let place = ctx.lookup(start, path, lookup)?;
-        let keep = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
-        return FileDescription::new(Box::new(Place), place, flags & keep, ctx.cred.clone());
+    if flags.intersects(OpenFlags::PATH | (OpenFlags::TMPFILE - OpenFlags::DIRECTORY)) {
+        let mut lookup = resolve;
+        lookup.set(LookupFlags::FOLLOW, !flags.contains(OpenFlags::NOFOLLOW));
+        lookup.set(LookupFlags::DIRECTORY, flags.contains(OpenFlags::DIRECTORY));
+        return ctx.lookup(start, path, lookup).map(|place| (place, false));
     }
-    if flags.contains(OpenFlags::TMPFILE) {
-        let dir = ctx.lookup(start, path, lookup)?;
-        let place = dirops::tmpfile(&ctx, &dir, mode & !task.fs().umask())?;
-        if flags.contains(OpenFlags::EXCL) {
-            place.dentry.forbid_link();
-        }
-        return finish(task, &ctx.cred, place, flags - OpenFlags::TMPFILE);
-    }
-    let (place, created) = resolve_last(&ctx, start, path, flags, mode, resolve)?;
+    let (place, created) = resolve_last(ctx, start, path, flags, mode, resolve)?;
     if flags.contains(OpenFlags::CREAT) {
         if flags.contains(OpenFlags::EXCL) && !created {
             return Err(Errno::EEXIST);
@@ -100,19 +124,10 @@ pub fn open_how(
             return Err(Errno::EISDIR);
         }
     }
-    let inode = place.inode()?;
-    let truncate =
-        flags.contains(OpenFlags::TRUNC) && !created && inode.file_type() == FileType::Regular;
     if !created {
-        may_open(&ctx.cred, &place, &inode, flags)?;
+        may_open(&ctx.cred, &place, &place.inode()?, flags)?;
     }
-    let file = finish(task, &ctx.cred, place, flags)?;
-    if truncate {
-        let _hold = Hold::write(&*inode)?;
-        dirops::truncate_inode(&ctx.cred, &inode, 0)?;
-        notify::file(&file.path().dentry, libc::IN_MODIFY);
-    }
-    Ok(file)
+    Ok((place, created))
 }
 
 /// Walks to the last component, and creates it if `O_CREAT` says so and it is not there.

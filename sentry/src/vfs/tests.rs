@@ -1,7 +1,7 @@
 //! Random changes of a tree, on our file systems and on the host's: the same errors, the same tree.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ use super::{
 use crate::fs::overlay::Overlay;
 use crate::fs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::kernel::{Caps, Credentials};
+
+mod walks;
 
 /// One change, or one look.
 #[derive(Clone, Debug)]
