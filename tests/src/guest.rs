@@ -1,5 +1,5 @@
 //! The stress suite's guest program: `list` prints its storms, `run STORM` runs one; `coarse` and
-//! `uptime` look at clocks.
+//! `uptime` look at clocks, `names` at files on request.
 //!
 //! Linked statically, so that it needs nothing of the sandbox but the kernel. It ends with status 0
 //! if everything was as Linux has it, natively as well as inside, and otherwise with one line on
@@ -11,6 +11,8 @@ mod clock;
 mod code;
 #[path = "guest/memory.rs"]
 mod memory;
+#[path = "guest/names.rs"]
+mod names;
 #[path = "guest/processes.rs"]
 mod processes;
 #[path = "guest/registers.rs"]
@@ -75,10 +77,15 @@ fn main() -> ExitCode {
             clock::uptime();
             ExitCode::SUCCESS
         }
+        ["names"] => {
+            sys::fail_by_exit();
+            names::answer();
+            ExitCode::SUCCESS
+        }
         // What the storms execute.
         ["exit", code] => ExitCode::from(code.parse::<u8>().unwrap_or(1)),
         _ => {
-            eprintln!("usage: list | run STORM | coarse | uptime | exit CODE");
+            eprintln!("usage: list | run STORM | coarse | uptime | names | exit CODE");
             ExitCode::from(2)
         }
     }
