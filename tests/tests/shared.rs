@@ -64,8 +64,11 @@ impl Guest {
         fs::copy(guest(), &copy).unwrap();
         let (program, shared) =
             (format!("{}:/guest", copy.display()), format!("{}:/shared", folder.display()));
-        let arguments = ["run", "--ro", &program, "--rw", &shared, "--", "/guest", "names"];
-        let mut command = sandboxes.command(&arguments);
+        // Where the test is; who it runs as may write there.
+        let log = ["--log", "log"];
+        let mounts = ["--ro", &program, "--rw", &shared];
+        let guest = ["--", "/guest", "names"];
+        let mut command = sandboxes.command(&[&["run"][..], &log, &mounts, &guest].concat());
         command.stdin(Stdio::piped()).stderr(Stdio::inherit());
         prepare(&mut command);
         let mut child = command.spawn().expect("rsentry starts");
@@ -282,6 +285,8 @@ fn without_watches_names_are_asked_for(platform: &str) {
     }
     hoarder.kill().unwrap();
     hoarder.wait().unwrap();
+    let log = fs::read_to_string(guest.sandboxes.work().join("log")).unwrap();
+    assert!(log.contains("not watched"), "{log}");
     guest.end();
 }
 
