@@ -79,9 +79,21 @@ thread_local! {
     static IN_SYSCALL: Cell<(u64, [u64; 6])> = const { Cell::new((u64::MAX, [0; 6])) };
 }
 
+thread_local! {
+    /// System calls that the calling host thread has begun.
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Notes the system call that is about to be handled.
 pub fn note_syscall(nr: u64, args: [u64; 6]) {
     IN_SYSCALL.set((nr, args));
+    CALLS.set(CALLS.get().wrapping_add(1));
+}
+
+/// Which of its system calls the calling host thread handles, counted from 1; 0 on the kernel's own
+/// threads.
+pub fn call_number() -> u64 {
+    CALLS.get()
 }
 
 impl Deref for Current {

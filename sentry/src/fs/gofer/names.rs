@@ -12,6 +12,7 @@ use gofer::wire::request::Owner;
 use gofer::wire::types::{Attr as HostAttr, OpenFlags as HostOpen, RenameFlags};
 
 use super::inode::{GoferInode, Place};
+use super::watch::note_own_change;
 use crate::kernel::time::file_time;
 use crate::vfs::{Inode, NewNode, NodeKind};
 
@@ -78,12 +79,14 @@ impl GoferInode {
 
     /// A name in this directory appeared or went.
     fn names_changed(&self) {
+        note_own_change();
         self.forget_listing();
         self.changed();
     }
 
     /// A name of `victim` here is gone.
     fn lost_name(&self, name: &[u8], victim: &Arc<dyn Inode>) {
+        note_own_change();
         self.forget_name(name);
         self.changed();
         if let Some(victim) = victim.as_any().downcast_ref::<GoferInode>() {

@@ -18,6 +18,7 @@
 //!
 //! Lock order: table -> directory content. No directory is let go of with the table's lock held.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use gofer::wire::MAX_UNWATCH;
 use parking_lot::RwLock;
 
 use super::inode::GoferInode;
+use crate::kernel::current;
 use crate::kmem;
 
 /// Questions about names before the first directory is watched. The host takes 10 to 25 ms to close an
@@ -51,6 +53,16 @@ const MAX_STRAYS: usize = 256;
 const CHUNK: usize = 16 * 1024;
 /// Bytes of an event before its name.
 const HEADER: usize = 16;
+
+thread_local! {
+    /// The system call in which the thread last caught up, and with which watcher.
+    static CAUGHT_UP: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// The calling thread changed something: its system call has to see that.
+pub(super) fn note_own_change() {
+    CAUGHT_UP.set((0, 0));
+}
 
 /// The watches of one gofer's exports.
 pub(super) struct Watcher {
@@ -143,9 +155,14 @@ impl Watcher {
         self.asked.load(Ordering::Relaxed) >= WORTH
     }
 
-    /// Applies the events of all changes that are complete.
+    /// Applies the events of all changes that are complete; within one system call, of those that were
+    /// when this was first called.
     pub(super) fn catch_up(&self) {
         let Some(Some(notifier)) = self.notifier.get() else { return };
+        let call = (current::call_number(), std::ptr::from_ref(self).addr());
+        if call.0 != 0 && CAUGHT_UP.replace(call) == call {
+            return;
+        }
         {
             // Whoever reads events holds the lock until they are applied.
             let _table = self.table.read();
