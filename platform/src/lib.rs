@@ -295,6 +295,11 @@ pub trait AddressSpace: Send + Sync {
     fn unmap(&self, addr: u64, len: u64, keep: Option<Box<dyn Any + Send>>);
     /// Changes the access of mapped pages in a range. Holes are skipped.
     fn protect(&self, addr: u64, len: u64, prot: Prot);
+    /// The Sentry has written to memory in a range that the guest itself may not write, and may have
+    /// changed code there. As with the others: what the guest executes once this holds is new.
+    fn rewritten(&self, addr: u64, len: u64) {
+        let _ = (addr, len);
+    }
     /// Moves vvar and vDSO of a fresh address space so that vvar starts at `vvar_base`.
     fn move_vdso(&self, vvar_base: u64);
     /// Removes the vDSO (the guest unmapped it).

@@ -16,6 +16,8 @@ pub const ATTACKS: &[Attack] = &[
     Attack::once("changed_through_the_file", Ends::Well, changed),
     Attack::once("replaced_while_it_runs", Ends::Well, replaced),
     Attack::once("many_call_sites", Ends::Well, many),
+    Attack::once("read_and_written_through_proc", Ends::Well, through_proc),
+    Attack::once("made_writable_and_back", Ends::Well, made_writable),
 ];
 
 const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
@@ -299,5 +301,78 @@ fn many(attacker: &Attacker, _: u64) {
     }
     if let Err(what) = health::check() {
         attacker.share.fail(&what);
+    }
+}
+
+/// Who reads code that ran often by a call sees what the program has; who changes it by a call, as
+/// debuggers do, changes what it does: the first time, and when the page is the process's own already.
+fn through_proc(attacker: &Attacker, _: u64) {
+    let fail = |what: &str| attacker.share.fail(what);
+    let Some(own) = Code::own() else { return fail("no own text") };
+    // SAFETY: no arguments; a path.
+    let (uid, mem) = unsafe {
+        (u64::from(libc::getuid()), libc::open(c"/proc/self/mem".as_ptr(), libc::O_RDWR))
+    };
+    if mem < 0 {
+        return fail("/proc/self/mem");
+    }
+    let worn = own.map(0, RX, libc::MAP_PRIVATE) + LONE;
+    let getuid = [0xb8, 102, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    let mut there = GETPID;
+    for round in 0..12 {
+        let want = if there == GETPID { u64::from(std::process::id()) } else { uid };
+        for _ in 0..10 {
+            let got = run(worn);
+            if got != want {
+                return fail(&format!("round {round}: {got}, not {want}"));
+            }
+        }
+        let (mut by_file, mut by_call) = ([0u8; 8], [0u8; 8]);
+        let local = libc::iovec { iov_base: by_call.as_mut_ptr().cast(), iov_len: 8 };
+        let remote = libc::iovec { iov_base: worn as *mut _, iov_len: 8 };
+        // SAFETY: both buffers have the length; what is written is code that returns.
+        unsafe {
+            libc::pread(mem, by_file.as_mut_ptr().cast(), 8, worn as i64);
+            libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0);
+            if (by_file, by_call) != (there, there) {
+                return fail(&format!("round {round}: {by_file:x?}, {by_call:x?} are read"));
+            }
+            if libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) >= 0 {
+                return fail("process_vm_writev writes to code");
+            }
+            there = if there == GETPID { getuid } else { GETPID };
+            if libc::pwrite(mem, there.as_ptr().cast(), 8, worn as i64) != 8 {
+                return fail("/proc/self/mem is not written");
+            }
+        }
+    }
+    // SAFETY: our own descriptor.
+    unsafe { libc::close(mem) };
+}
+
+/// Code that is made writable is what it was, to loads as well; what is written there is done.
+fn made_writable(attacker: &Attacker, _: u64) {
+    let fail = |what: &str| attacker.share.fail(what);
+    let Some(own) = Code::own() else { return fail("no own text") };
+    // SAFETY: no arguments.
+    let uid = u64::from(unsafe { libc::getuid() });
+    let getuid = [0xb8, 102, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    let at = own.map(0, RX, libc::MAP_PRIVATE);
+    let worn = at + LONE;
+    let mut there = GETPID;
+    for round in 0..12 {
+        let want = if there == GETPID { u64::from(std::process::id()) } else { uid };
+        for _ in 0..10 {
+            if run(worn) != want {
+                return fail(&format!("round {round}: a call"));
+            }
+        }
+        asm::syscall(libc::SYS_mprotect as u64, [at, PAGE, 3 + 4 * (round % 2), 0, 0, 0]);
+        if catch::load(worn) != Some(u64::from_le_bytes(there)) {
+            return fail(&format!("round {round}: {:x?} is loaded", catch::load(worn)));
+        }
+        there = if there == GETPID { getuid } else { GETPID };
+        catch::store(worn, u64::from_le_bytes(there));
+        asm::syscall(libc::SYS_mprotect as u64, [at, PAGE, 5, 0, 0, 0]);
     }
 }

@@ -24,10 +24,8 @@ use crate::stub::affinity;
 use crate::stub::sys::{self, Tid};
 use crate::{Error, Registers, usercopy};
 
-/// How long a thread that was kicked in the middle of a request may take to finish that, in
-/// milliseconds, before it is kicked again; and so on. A few instructions are missing: who does not
-/// get through them time after time goes in circles there.
-const DISMISSED: [i32; 3] = [250, 1000, 4000];
+/// How often who does not come is kicked again, in milliseconds.
+const KICKED: i32 = 20;
 
 /// How long a thread whose guest is gone may take to ring, in milliseconds, to be used again.
 const CLEANSED: i32 = 2;
@@ -42,8 +40,6 @@ pub(super) struct Body {
     ring: Option<u64>,
     /// It rings, or will: the ring must be answered before anything else comes from it.
     rings: bool,
-    /// How often it was kicked on its way to a request, which must follow.
-    dismissed: usize,
     spinner: Spinner,
     /// Which system calls the stub answers by itself, and how.
     answers: Vec<(u64, u64)>,
@@ -115,7 +111,6 @@ impl Body {
             block,
             ring: Some(id),
             rings: false,
-            dismissed: 0,
             spinner,
             answers: Vec::new(),
             answers_known: true,
@@ -203,24 +198,6 @@ impl Body {
         Ok(())
     }
 
-    /// Lets it go on with what the kick interrupted.
-    ///
-    /// # Errors
-    /// [`Error::StubGone`] if that has not led anywhere several times.
-    pub(super) fn dismiss(&mut self) -> Result<(), Error> {
-        if self.dismissed == DISMISSED.len() {
-            return Err(Error::StubGone);
-        }
-        if let Some(ring) = self.ring.take() {
-            // It must not answer itself and go on.
-            self.block.put(offset_of!(Control, answered), [0u8; code::ANSWERS_MAX])?;
-            self.answers_known = false;
-            self.listener.answer(ring, code::ANSWER_RETURN);
-            self.dismissed += 1;
-        }
-        Ok(())
-    }
-
     /// Whether the thread can read the time-stamp counter.
     pub(super) fn has_tsc(&self) -> bool {
         self.tsc == tsc_mode(true)
@@ -275,7 +252,7 @@ impl Body {
         }
         self.block.clear()?;
         self.block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
-        (self.ring, self.rings, self.dismissed) = (Some(ring.id), false, 0);
+        (self.ring, self.rings) = (Some(ring.id), false);
         self.answers_known = false;
         Ok(())
     }
@@ -288,18 +265,29 @@ impl Body {
     /// Waits for the next event.
     ///
     /// # Errors
-    /// [`Error::StubGone`] when the thread is gone, or tries to evade kicks.
+    /// [`Error::StubGone`] when the thread is gone.
     pub(super) fn wait(&mut self) -> Result<Event, Error> {
-        let event = self.wait_for_event()?;
+        self.wait_for(false)
+    }
+
+    /// As [`Body::wait`], but kicks it if it does not come soon.
+    ///
+    /// # Errors
+    /// As [`Body::wait`].
+    pub(super) fn wait_kicking(&mut self) -> Result<Event, Error> {
+        self.wait_for(true)
+    }
+
+    fn wait_for(&mut self, kicking: bool) -> Result<Event, Error> {
+        let event = self.wait_for_event(kicking)?;
         self.tsc_wanted = None;
         if matches!(event, Event::Request) {
-            self.dismissed = 0;
             self.spinner.asked();
         }
         Ok(event)
     }
 
-    fn wait_for_event(&mut self) -> Result<Event, Error> {
+    fn wait_for_event(&mut self, kicking: bool) -> Result<Event, Error> {
         loop {
             if self.spinner.is_looking() && !self.rings {
                 let block = &self.block;
@@ -313,9 +301,9 @@ impl Body {
             if !self.rings && self.block.state()? == code::STATE_REQUEST {
                 return Ok(Event::Request);
             }
-            let ring = match self.dismissed.checked_sub(1).and_then(|at| DISMISSED.get(at)) {
-                None => self.listener.next()?,
-                Some(&patience) => match self.listener.next_within(patience)? {
+            let ring = match kicking {
+                false => self.listener.next()?,
+                true => match self.listener.next_within(KICKED)? {
                     Some(ring) => ring,
                     None => {
                         sys::tgkill(self.pid, self.tid, libc::SIGURG);
@@ -335,9 +323,6 @@ impl Body {
             if self.asks()? {
                 self.ring = Some(ring.id);
                 return Ok(Event::Request);
-            }
-            if self.dismissed > 0 {
-                return Err(Error::StubGone);
             }
             // For a request that was answered while it went to sleep, or for nothing.
             self.listener.answer(ring.id, code::ANSWER_REPLY);
@@ -447,6 +432,11 @@ impl Block {
     pub(super) fn frame(&self, addr: u64) -> Result<Frame, Error> {
         let offset = self.offset_on_stack(addr, size_of::<Frame>() as u64)?;
         self.get(offset as usize)
+    }
+
+    /// Whether a signal frame at this address has used up half of the signal stack.
+    pub(super) fn is_deep(&self, addr: u64) -> bool {
+        addr.wrapping_sub(self.addr) < SIGNAL_STACK + (BLOCK_LEN - SIGNAL_STACK) / 2
     }
 
     /// The offset of `len` bytes at an address on the signal stack.

@@ -62,6 +62,8 @@ const USER_START: u64 = 0x1_0000;
 pub struct NotifyPlatform {
     shared: Arc<Shared>,
     wakes_here: bool,
+    /// The host's listeners have to be polled.
+    polls: bool,
 }
 
 /// What all address spaces use.
@@ -120,6 +122,7 @@ impl NotifyPlatform {
         }
         Ok(Arc::new(NotifyPlatform {
             wakes_here,
+            polls: !host.listener_tells_end,
             shared: Arc::new(Shared {
                 file,
                 layout,
@@ -170,12 +173,9 @@ impl Platform for NotifyPlatform {
         let vdso = if self.shared.vdso.is_some() { "vdso" } else { "no vdso" };
         let wakes = if self.wakes_here { "sync wake-up" } else { "no sync wake-up" };
         let patches = if self.shared.patching { "patching" } else { "no patching" };
-        vec![
-            vdso.into(),
-            wakes.into(),
-            patches.into(),
-            format!("xcr0 {:#x}", self.shared.xstate.mask),
-        ]
+        let polls = self.polls.then(|| "polled listeners".into());
+        let xcr0 = format!("xcr0 {:#x}", self.shared.xstate.mask);
+        [vdso.into(), wakes.into(), patches.into()].into_iter().chain(polls).chain([xcr0]).collect()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -144,12 +144,16 @@ impl Patches {
         if prot.exec && prot.read && !prot.write {
             return;
         }
-        let end = addr + len;
-        let pages: Vec<u64> = self.pages.range(addr..end).map(|(page, _)| *page).collect();
+        self.rewritten(queue, addr, len);
+        self.cut(addr, addr + len);
+    }
+
+    /// What pages of a range were mapped from has changed: they are shown as they are now.
+    pub(super) fn rewritten(&mut self, queue: &mut Queue, addr: u64, len: u64) {
+        let pages: Vec<u64> = self.pages.range(addr..addr + len).map(|(page, _)| *page).collect();
         for page in pages {
             self.restore(queue, page);
         }
-        self.cut(addr, end);
     }
 
     /// The ranges of a guest's unmapping that are the guest's.

@@ -35,15 +35,29 @@ pub(super) fn host() -> Result<Host, Error> {
             return missing("seccomp user notification");
         }
     }
-    // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV.
-    if release() < (5, 19) {
-        return missing("a host of Linux 5.19 or later");
+    // Unknown flags are refused before the filter is read, which there is none of.
+    const NEEDED: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
+        | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+        | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: plain system call; there is nothing at the address that it is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            NEEDED,
+            std::ptr::null::<u8>(),
+        )
+    };
+    match (result, crate::errno()) {
+        (-1, libc::EFAULT) => {}
+        (-1, libc::EINVAL) => return missing("seccomp's WAIT_KILLABLE_RECV (Linux 5.19)"),
+        (_, errno) => return Err(Error::host("a seccomp listener", errno)),
     }
     Ok(Host { sync_wake_up: false, listener_tells_end: release() >= (6, 11) })
 }
 
-/// Version and patch level of the host. The features asked for above cannot be tried without
-/// giving the calling process a filter.
+/// Version and patch level of the host. What a listener does in the end cannot be tried without
+/// giving a process one.
 fn release() -> (u32, u32) {
     // SAFETY: all-zero is a valid utsname, which the call fills.
     let name = unsafe {

@@ -363,6 +363,12 @@ impl AddressSpace for Space {
         });
     }
 
+    fn rewritten(&self, addr: u64, len: u64) {
+        if self.is_patched.load(Ordering::Acquire) {
+            self.enqueue(None, |q, patches| patches.rewritten(q, addr, len));
+        }
+    }
+
     fn move_vdso(&self, vvar_base: u64) {
         if let Some(vdso) = &self.shared.vdso {
             let mut mappings = self.mappings.lock();

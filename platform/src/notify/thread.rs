@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::body::{Body, Event};
 use super::quiet::Runner;
 use super::space::Space;
-use crate::arch::doorbell::{self as code, Control, Frame, XSAVE_AREA, Zone};
+use crate::arch::doorbell::{self as code, Control, Frame, Held, XSAVE_AREA, Zone};
 use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
@@ -17,6 +17,11 @@ use crate::{Clocks, Error, Exception, Fault, GuestThread, Kicker, Prot, Register
 const USER32_CS: u64 = 0x23;
 /// First address that is not canonical.
 const CANONICAL_END: u64 = 1 << 47;
+
+/// How many signals can come while others are being handled: the stack has room for no more.
+const NESTED_MAX: usize = 8;
+/// Bytes of a [`Frame`] before what the host put there: the segment bases.
+const FRAME_BASES: u64 = 16;
 
 /// Where the guest's extended state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,9 @@ pub(super) struct Thread {
     tsc: bool,
     /// No guest code has run yet.
     is_new: bool,
+    /// Signals came time after time before it got to the guest's code: there is little room left for
+    /// more of them.
+    is_deep: bool,
 }
 
 impl Thread {
@@ -64,6 +72,7 @@ impl Thread {
             patched: false,
             tsc: true,
             is_new: true,
+            is_deep: false,
         })
     }
 
@@ -87,9 +96,48 @@ impl Thread {
         Err(Error::StubGone)
     }
 
+    /// Has the thread give up its signal stack, if there is little left of it: nothing else that
+    /// lies there is needed once the extended state is elsewhere.
+    fn unwind(&mut self) -> Result<(), Error> {
+        // As above.
+        const ATTEMPTS: usize = 3;
+        if !self.is_deep {
+            return Ok(());
+        }
+        let offset = self.save_if_live()?;
+        if offset != XSAVE_AREA {
+            let len = self.space.shared().clean_xstate.len();
+            let block = self.body()?.block();
+            block.set_xstate(&block.xstate(offset, len)?)?;
+        }
+        self.xstate = Xstate::Saved(XSAVE_AREA);
+        self.patched = false;
+        for _ in 0..ATTEMPTS {
+            self.body()?.reply(code::ACTION_UNWIND)?;
+            if let Event::Request = self.wait_for_stub()? {
+                self.is_deep = false;
+                return Ok(());
+            }
+        }
+        Err(Error::StubGone)
+    }
+
+    /// Waits for the end of what the stub's code was told to do. Whether it is that code which was
+    /// told, only the guest knows, which may have rung itself: a kick gets it back here, too.
+    fn wait_for_stub(&mut self) -> Result<Event, Error> {
+        let was_kicked = self.kick.open();
+        let event = self.body().and_then(|body| match was_kicked {
+            // Nobody will do so again.
+            true => body.wait_kicking(),
+            false => body.wait(),
+        });
+        self.kick.stop();
+        event
+    }
+
     /// Waits for the end of what the thread was told to do with its state live.
     fn live_on(&mut self) -> Result<(), Error> {
-        if let Event::Kick(frame) = self.body()?.wait()? {
+        if let Event::Kick(frame) = self.wait_for_stub()? {
             let frame = self.body()?.block().frame(frame)?;
             if self.xstate == Xstate::Live {
                 self.xstate = self.saved_by(&frame)?;
@@ -103,7 +151,7 @@ impl Thread {
         self.resume(regs)?;
         loop {
             let trap = match self.body()?.wait()? {
-                Event::Request => self.request(regs)?,
+                Event::Request => self.request(regs, false)?,
                 Event::Kick(frame) => self.kicked(frame, regs)?,
             };
             if let Some(trap) = trap {
@@ -151,13 +199,18 @@ impl Thread {
         }
     }
 
-    /// A request that stands in the block. `None` if the guest was sent on.
-    fn request(&mut self, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+    /// A request that stands in the block. `None` if the guest was sent on, which it is not after a
+    /// kick.
+    fn request(&mut self, regs: &mut Registers, kicked: bool) -> Result<Option<Trap>, Error> {
         self.is_new = false;
         let kind: u32 = self.body()?.block().get(std::mem::offset_of!(Control, kind))?;
         match kind {
             code::KIND_PATCHED => self.patched_call(regs).map(Some),
-            code::KIND_SIGNAL => self.signal(regs),
+            code::KIND_SIGNAL => {
+                let block = self.body()?.block();
+                let frame = block.frame(block.get(std::mem::offset_of!(Control, frame))?)?;
+                self.signal(&frame, regs, kicked)
+            }
             _ => Err(Error::StubGone),
         }
     }
@@ -189,26 +242,28 @@ impl Thread {
         Ok(())
     }
 
-    fn signal(&mut self, regs: &mut Registers) -> Result<Option<Trap>, Error> {
-        let block = self.body()?.block();
-        let frame = block.frame(block.get(std::mem::offset_of!(Control, frame))?)?;
+    fn signal(
+        &mut self,
+        frame: &Frame,
+        regs: &mut Registers,
+        kicked: bool,
+    ) -> Result<Option<Trap>, Error> {
         let stepping = frame.signo == libc::SIGTRAP && frame.context.trapno == trap::VECTOR_DB;
         let context = &frame.context;
         match self.zone(context.rip) {
             None => {}
             Some(Zone::Entry { exchanged }) => {
-                self.leave_frame(&frame, regs)?;
-                let at = if exchanged { regs.r11 } else { regs.rcx };
-                return self.space.entered(at, regs).map(|()| Some(Trap::Syscall));
+                return self.entering(exchanged, frame, regs).map(Some);
             }
-            Some(_) if stepping => {
+            // Who is kicked there could step on for ever.
+            Some(_) if stepping && !kicked => {
                 self.body()?.reply(code::ACTION_RETURN)?;
                 return Ok(None);
             }
             // Stub code does not fail unless the guest tampers with it.
             Some(_) => return Err(Error::StubGone),
         }
-        self.leave_frame(&frame, regs)?;
+        self.leave_frame(frame, regs)?;
         if let Some((rip, at_call)) = self.space.leave(regs.rip)? {
             if at_call && stepping {
                 // The step into the trampoline was one step too many.
@@ -220,14 +275,20 @@ impl Thread {
             && matches!(context.trapno, trap::VECTOR_UD | trap::VECTOR_GP)
             && self.space.is_moved(regs.rip)
         {
+            if kicked {
+                return Ok(Some(self.kick.taken()));
+            }
             self.resume(regs)?;
             return Ok(None);
         }
-        let trap = trap(&frame, regs);
+        let trap = trap(frame, regs);
         match trap {
             Trap::Syscall => self.space.trapped(regs, &self.runner),
             Trap::Fault(fault) if self.space.bring_vdso(|range| range.contains(&fault.addr)) => {
                 self.space.flush()?;
+                if kicked {
+                    return Ok(Some(self.kick.taken()));
+                }
                 self.resume(regs)?;
                 return Ok(None);
             }
@@ -237,47 +298,111 @@ impl Thread {
     }
 
     /// The kick's signal came; whatever the thread was doing then, it rings now.
+    ///
+    /// Wherever that is in the stub's code, it never goes on there: it would be the guest's choice
+    /// when it comes out. What it was about to do is done for it.
     fn kicked(&mut self, frame: u64, regs: &mut Registers) -> Result<Option<Trap>, Error> {
-        let frame = self.body()?.block().frame(frame)?;
-        match self.zone(frame.context.rip) {
+        self.is_deep = self.body()?.block().is_deep(frame);
+        let mut frame = self.body()?.block().frame(frame)?;
+        for _ in 0..NESTED_MAX {
+            let context = &frame.context;
+            frame = match self.zone(context.rip) {
+                Some(Zone::Entering { exchanged, pushed }) => {
+                    let at = context.rsp.wrapping_sub(FRAME_BASES).wrapping_add(pushed);
+                    let mut entered = self.body()?.block().frame(at)?;
+                    if pushed < FRAME_BASES {
+                        entered.fs_base = frame.fs_base;
+                        entered.gs_base = if exchanged { context.rcx } else { frame.gs_base };
+                    }
+                    if entered.signo != libc::SIGURG {
+                        return self.signal(&entered, regs, true);
+                    }
+                    entered
+                }
+                // Interrupted before the Sentry took notice.
+                Some(Zone::Rung) if context.rax != code::ANSWER_REPLY as u64 => {
+                    self.body()?.block().frame(context.rsp)?
+                }
+                Some(Zone::Returning(held)) => {
+                    let at = match held {
+                        Held::Stack => context.rsp,
+                        Held::Base => context.rbx,
+                        Held::Behind => context.rsp.wrapping_add(code::IRET_LEN),
+                    };
+                    self.body()?.block().frame(at)?
+                }
+                zone => return self.kicked_at(zone, &frame, regs),
+            };
+        }
+        Err(Error::StubGone)
+    }
+
+    /// A kick came where no signal had come before.
+    fn kicked_at(
+        &mut self,
+        zone: Option<Zone>,
+        frame: &Frame,
+        regs: &mut Registers,
+    ) -> Result<Option<Trap>, Error> {
+        match zone {
             None => {
                 self.is_new = false;
-                self.leave_frame(&frame, regs)?;
+                self.leave_frame(frame, regs)?;
                 if let Some((rip, _)) = self.space.leave(regs.rip)? {
                     regs.rip = rip;
                 }
                 Ok(Some(self.kick.taken()))
             }
             Some(Zone::Foreign) => Err(Error::StubGone),
-            // A request is under way: let it come. The kick is reported after it.
-            Some(Zone::Entry { .. } | Zone::Asking | Zone::Returning) => {
-                self.body()?.dismiss()?;
-                Ok(None)
+            // The kick is reported after the request, of this arm and the next ones.
+            Some(Zone::Entry { exchanged }) => self.entering(exchanged, frame, regs).map(Some),
+            Some(Zone::Saving) => {
+                self.leave_frame(frame, regs)?;
+                let saved = self.body()?.block().registers()?;
+                (regs.orig_rax, regs.rip, regs.rsp) = (regs.rax, regs.rcx, saved.rsp);
+                regs.r11 = regs.eflags;
+                Ok(Some(Trap::Syscall))
             }
             Some(Zone::Answering) => {
                 let trap = self.patched_call(regs)?;
-                (regs.rax, self.xstate) = (regs.orig_rax, self.saved_by(&frame)?);
+                (regs.rax, self.xstate) = (regs.orig_rax, self.saved_by(frame)?);
                 // Not in the block yet.
                 regs.fs_base = frame.fs_base;
                 Ok(Some(trap))
             }
-            Some(Zone::Waiting) if self.body()?.asks()? => {
-                let trap = self.request(regs)?;
-                if self.xstate == Xstate::Live {
-                    self.xstate = self.saved_by(&frame)?;
-                }
-                Ok(trap)
-            }
+            Some(Zone::Asking) => self.asking(frame, regs),
+            Some(Zone::Waiting) if self.body()?.asks()? => self.asking(frame, regs),
             // It has not got to the guest's code since it was last sent there.
             Some(zone) => {
                 *regs = self.regs;
                 self.patched = false;
                 if self.xstate == Xstate::Live || zone == Zone::Leaving {
-                    self.xstate = self.saved_by(&frame)?;
+                    self.xstate = self.saved_by(frame)?;
                 }
                 Ok(Some(self.kick.taken()))
             }
         }
+    }
+
+    /// What a thread asks for that was interrupted when it did.
+    fn asking(&mut self, frame: &Frame, regs: &mut Registers) -> Result<Option<Trap>, Error> {
+        let trap = self.request(regs, true)?;
+        if self.xstate == Xstate::Live {
+            self.xstate = self.saved_by(frame)?;
+        }
+        Ok(trap)
+    }
+
+    /// A thread that was interrupted on its way into the stub from a patched call site.
+    fn entering(
+        &mut self,
+        exchanged: bool,
+        frame: &Frame,
+        regs: &mut Registers,
+    ) -> Result<Trap, Error> {
+        self.leave_frame(frame, regs)?;
+        let at = if exchanged { regs.r11 } else { regs.rcx };
+        self.space.entered(at, regs).map(|()| Trap::Syscall)
     }
 
     /// Where a signal saved the extended state.
@@ -289,6 +414,14 @@ impl Thread {
 
     fn zone(&self, rip: u64) -> Option<Zone> {
         code::zone(rip.wrapping_sub(self.space.shared().layout.code()))
+    }
+
+    /// Where the extended state is, which may be live still.
+    fn save_if_live(&mut self) -> Result<u64, Error> {
+        match self.xstate {
+            Xstate::Saved(offset) => Ok(offset),
+            Xstate::Live => self.save(),
+        }
     }
 
     /// Has the thread save the live state, and says where. It stays live, unless a late kick did
@@ -382,7 +515,7 @@ fn trap(frame: &Frame, regs: &mut Registers) -> Trap {
 impl GuestThread for Thread {
     fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
         self.space.flush()?;
-        self.apply_tsc().inspect_err(|_| self.space.give_up())?;
+        self.apply_tsc().and_then(|()| self.unwind()).inspect_err(|_| self.space.give_up())?;
         if !self.kick.start() {
             return Ok(Trap::Kicked);
         }
@@ -416,10 +549,7 @@ impl GuestThread for Thread {
     fn xstate(&mut self) -> Result<Vec<u8>, Error> {
         self.space.alive()?;
         let len = self.space.shared().clean_xstate.len();
-        let offset = match self.xstate {
-            Xstate::Saved(offset) => offset,
-            Xstate::Live => self.save().inspect_err(|_| self.space.give_up())?,
-        };
+        let offset = self.save_if_live().inspect_err(|_| self.space.give_up())?;
         self.body()?.block().xstate(offset, len)
     }
 

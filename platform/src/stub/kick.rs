@@ -36,6 +36,13 @@ impl Kick {
         true
     }
 
+    /// As if guest code might be running, whether or not there was a kick; returns whether there was.
+    pub(crate) fn open(&self) -> bool {
+        let mut running = self.running.lock();
+        *running = true;
+        self.is_wanted()
+    }
+
     /// Guest code does not run any more.
     pub(crate) fn stop(&self) {
         *self.running.lock() = false;

@@ -91,6 +91,7 @@ macro_rules! on_every_platform {
     };
 }
 
+mod kicks;
 mod lives;
 mod mappings;
 mod patched;

@@ -55,6 +55,21 @@ fn owner(world: &World) -> sys::Tid {
     owners[0]
 }
 
+/// Has the guest of [`ring_with_a_false_block`], the first thread of its process, use [`DATA`] as its
+/// block.
+fn ring_falsely(world: &World, guest: &mut Guest) {
+    let ring =
+        [&[0x31, 0xff, 0x31, 0xf6, 0xb8], &doorbell::DOORBELL.to_le_bytes()[..], &[0x0f, 0x05]]
+            .concat();
+    let code = doorbell::code();
+    let at_ring = code.windows(ring.len()).position(|w| w == ring).unwrap() + ring.len() - 2;
+    let block = crate::notify::first_block();
+    guest.regs.rbx = block + offset_of!(Control, state) as u64;
+    guest.regs.rcx = block + offset_of!(Control, kind) as u64;
+    guest.regs.rdx = world.platform.user_range().1 + at_ring as u64;
+    guest.regs.r15 = DATA;
+}
+
 fn notify() -> World {
     KIND.set(Kind::Notify);
     World::new()
@@ -94,20 +109,9 @@ fn nothing_of_the_last_guest_is_left() {
 #[test]
 fn the_next_guest_does_not_inherit_a_trap() {
     let world = notify();
-    let ring =
-        [&[0x31, 0xff, 0x31, 0xf6, 0xb8], &doorbell::DOORBELL.to_le_bytes()[..], &[0x0f, 0x05]]
-            .concat();
-    let code = doorbell::code();
-    let at_ring = code.windows(ring.len()).position(|w| w == ring).unwrap() + ring.len() - 2;
-
     let first = world.space(ring_with_a_false_block());
     let mut guest = first.thread();
-    let base = world.platform.user_range().1;
-    let block = crate::notify::first_block();
-    guest.regs.rbx = block + offset_of!(Control, state) as u64;
-    guest.regs.rcx = block + offset_of!(Control, kind) as u64;
-    guest.regs.rdx = base + at_ring as u64;
-    guest.regs.r15 = DATA;
+    ring_falsely(&world, &mut guest);
     assert_eq!(guest.run(), Trap::Syscall);
     let used = owner(&world);
     drop((guest, first));
@@ -198,5 +202,39 @@ fn only_what_can_be_blank_is_used_again() {
         let second = world.space(getpid_loop());
         assert_eq!(second.thread().syscall(), 39);
         assert_ne!(owner(&world), used);
+    }
+}
+
+/// Who rings its doorbell itself goes on with its own code, not with what the stub is told. Whoever
+/// waits for that gets it back by a kick.
+#[test]
+fn a_false_ring_makes_nobody_wait_for_ever() {
+    let world = notify();
+    for kicked_before in [false, true] {
+        let space = world.space(ring_with_a_false_block());
+        let spin_code = world.frames(spin());
+        space.space.map(DATA + PAGE_SIZE, PAGE_SIZE, RX, at(&spin_code), false);
+        let false_block = world.frames(&[0]);
+        write(&false_block, offset_of!(Control, action), &doorbell::ACTION_LOAD.to_le_bytes());
+        let regs = Registers { rip: DATA + PAGE_SIZE, rdi: STACK, ..start() };
+        write(&false_block, 0, zerocopy::IntoBytes::as_bytes(&regs));
+        space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&false_block), false);
+        let mut guest = space.thread();
+        ring_falsely(&world, &mut guest);
+        assert_eq!(guest.run(), Trap::Syscall);
+        let kicker = guest.thread.kicker();
+        if kicked_before {
+            kicker.kick();
+        }
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(30));
+                kicker.kick();
+            });
+            // What comes of it is the guest's own fault.
+            let _ = guest.thread.xstate();
+        });
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }

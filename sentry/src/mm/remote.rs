@@ -81,6 +81,10 @@ impl MemoryManager {
         }
         let piece = pma.piece(addr - range.start, range.end - addr);
         // SAFETY: the caller's promise; the lock is held.
-        unsafe { what.apply(&piece, done, len.min(piece.len() as usize)) }
+        let done = unsafe { what.apply(&piece, done, len.min(piece.len() as usize)) };
+        if write && !direct {
+            self.space.rewritten(addr - addr % PAGE, PAGE);
+        }
+        done
     }
 }

@@ -244,7 +244,8 @@ pub fn vhangup(cur: &mut Current, _: &Args) -> SysResult {
     Ok(0)
 }
 
-/// arch_prctl(2): the segment bases.
+/// arch_prctl(2): the segment bases, and what extended state may be asked for
+/// (`arch/x86/kernel/fpu/xstate.c`): none, for guests cannot have AMX.
 pub fn arch_prctl(cur: &mut Current, args: &Args) -> SysResult {
     const ARCH_SET_GS: u64 = 0x1001;
     const ARCH_SET_FS: u64 = 0x1002;
@@ -252,6 +253,13 @@ pub fn arch_prctl(cur: &mut Current, args: &Args) -> SysResult {
     const ARCH_GET_GS: u64 = 0x1004;
     const ARCH_GET_CPUID: u64 = 0x1011;
     const ARCH_SET_CPUID: u64 = 0x1012;
+    const ARCH_GET_XCOMP_SUPP: u64 = 0x1021;
+    const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    /// Linux's `XFEATURE_MAX`.
+    const XFEATURE_MAX: u64 = 20;
+    /// AMX's tiles.
+    const XTILE: u64 = 3 << 17;
     let addr = args.u64(1);
     match args.u64(0) {
         ARCH_SET_GS | ARCH_SET_FS if addr >= cur.kernel.platform.user_range().1 => {
@@ -264,6 +272,12 @@ pub fn arch_prctl(cur: &mut Current, args: &Args) -> SysResult {
         // CPUID works, and cannot be made to fault.
         ARCH_GET_CPUID => return Ok(1),
         ARCH_SET_CPUID => return Err(Errno::ENODEV),
+        ARCH_GET_XCOMP_SUPP | ARCH_GET_XCOMP_PERM => {
+            let features = cur.kernel.platform.xstate_layout().1 & !XTILE;
+            cur.mm.write_obj(addr, &features)?;
+        }
+        ARCH_REQ_XCOMP_PERM if addr >= XFEATURE_MAX => return Err(Errno::EINVAL),
+        ARCH_REQ_XCOMP_PERM => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
     }
     Ok(0)

@@ -44,6 +44,8 @@ cases![
     priorities,
     many_threads,
     thread_local_registers,
+    gs_base_is_zero_until_set,
+    no_state_to_ask_for,
     getcpu_forms,
     mutex_contention,
     waitv,
@@ -451,6 +453,78 @@ fn thread_local_registers() {
     err!(EPERM: SYS_arch_prctl, 0x1001, crate::sys::KERNEL);
     err!(EINVAL: SYS_arch_prctl, 0x9999, 0);
     err!(EFAULT: SYS_arch_prctl, 0x1003, BAD);
+}
+
+fn gs() -> usize {
+    let mut gs = 1usize;
+    ok!(SYS_arch_prctl, 0x1004, &mut gs);
+    gs
+}
+
+/// Sets the base by an instruction, where programs may.
+fn wrgsbase(base: usize) -> bool {
+    // SAFETY: reads the auxiliary vector; nothing here goes by GS.
+    unsafe {
+        let allowed = libc::getauxval(libc::AT_HWCAP2) & 2 != 0;
+        if allowed {
+            std::arch::asm!("wrgsbase {}", in(reg) base);
+        }
+        allowed
+    }
+}
+
+fn gs_base_is_zero_until_set() {
+    const BASE: usize = 0x7000_0000_1000;
+    static IN_HANDLER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+    extern "C" fn handler(_: i32) {
+        IN_HANDLER.store(gs(), SeqCst);
+    }
+    // SAFETY: the handler makes one call.
+    unsafe { libc::signal(libc::SIGUSR1, handler as *const () as usize) };
+    // Often: the kernel may do otherwise once a call is frequent.
+    (0..20).for_each(|_| assert_eq!(gs(), 0));
+    for base in [BASE, 0] {
+        ok!(SYS_arch_prctl, 0x1001, base);
+        (0..20).for_each(|_| assert_eq!(gs(), base));
+        // SAFETY: a signal to ourselves.
+        unsafe { libc::raise(libc::SIGUSR1) };
+        assert_eq!(IN_HANDLER.load(SeqCst), base);
+        assert_eq!(std::thread::spawn(gs).join().unwrap(), base, "of a new thread");
+        in_child(|| assert_eq!(gs(), base));
+    }
+    for base in [BASE, 0, BASE + 8, 0] {
+        if wrgsbase(base) {
+            (0..20).for_each(|_| assert_eq!(gs(), base));
+        }
+    }
+}
+
+/// Extended state that Linux gives on demand only, and the keys of pages, on machines without either.
+fn no_state_to_ask_for() {
+    let mut features = 0u64;
+    ok!(SYS_arch_prctl, 0x1021, &mut features);
+    assert_eq!(features & 3, 3);
+    if features & (3 << 17) == 0 {
+        err!(EOPNOTSUPP: SYS_arch_prctl, 0x1023, 18);
+        let mut permitted = 0u64;
+        ok!(SYS_arch_prctl, 0x1022, &mut permitted);
+        assert_eq!(permitted, features);
+    }
+    err!(EOPNOTSUPP: SYS_arch_prctl, 0x1023, 2);
+    err!(EINVAL: SYS_arch_prctl, 0x1023, 1000);
+    err!(EFAULT: SYS_arch_prctl, 0x1021, BAD);
+    err!(EINVAL: SYS_pkey_alloc, 1, 0);
+    err!(EINVAL: SYS_pkey_alloc, 0, 4);
+    err!(EINVAL: SYS_pkey_free, 5);
+    if !keys_are_on() {
+        err!(ENOSPC: SYS_pkey_alloc, 0, 0);
+        err!(EINVAL: SYS_pkey_free, 0);
+    }
+}
+
+/// Whether the host has protection keys on (CPUID's OSPKE).
+fn keys_are_on() -> bool {
+    std::arch::x86_64::__cpuid_count(7, 0).ecx & 1 << 4 != 0
 }
 
 fn getcpu_forms() {

@@ -38,8 +38,6 @@ pub(crate) const RING_KICK: u64 = 1;
 
 /// Answer to a doorbell: there is a reply in the block.
 pub(crate) const ANSWER_REPLY: i64 = 0;
-/// Answer to [`RING_KICK`]: go on with what the signal interrupted.
-pub(crate) const ANSWER_RETURN: i64 = 1;
 
 /// `Control::state`: the guest asks something and spins.
 pub(crate) const STATE_REQUEST: u32 = 1;
@@ -65,6 +63,8 @@ pub(crate) const ACTION_EXIT: u32 = 5;
 pub(crate) const ACTION_TSC: u32 = 6;
 /// `Control::action`: as [`ACTION_LOAD_ALL`], for a guest that is new in this thread.
 pub(crate) const ACTION_LOAD_FIRST: u32 = 7;
+/// `Control::action`: give the signal stack up, and ask again. Nothing on it is needed any more.
+pub(crate) const ACTION_UNWIND: u32 = 8;
 
 /// `Control::kind`: a patched call site was executed.
 pub(crate) const KIND_PATCHED: u32 = 1;
@@ -466,8 +466,14 @@ global_asm!(
     "    rdfsbase rax",
     "    rdgsbase rcx",
     "    wrgsbase r15",
+    ".globl rsentry_doorbell_pushing",
+    ".hidden rsentry_doorbell_pushing",
+    "rsentry_doorbell_pushing:",
     "    push rcx",
     "    push rax",
+    ".globl rsentry_doorbell_pushed",
+    ".hidden rsentry_doorbell_pushed",
+    "rsentry_doorbell_pushed:",
     "    cmp edi, {sigurg}",
     "    je 42f",
     "    mov [r15 + {FRAME}], rsp",
@@ -478,8 +484,9 @@ global_asm!(
     "    mov rsi, rsp",
     "    mov eax, {DOORBELL}",
     "    syscall",
-    "    cmp rax, {ANSWER_RETURN}",
-    "    je 70f",
+    ".globl rsentry_doorbell_rung",
+    ".hidden rsentry_doorbell_rung",
+    "rsentry_doorbell_rung:",
     "    test rax, rax",
     "    jz 60f",
     "    cmp rax, -{eintr}",
@@ -506,10 +513,10 @@ global_asm!(
     "    ud2",
     "45: mov rcx, [r11]",
     "    mov gs:[{RSP}], rsp",
+    "    rdgsbase rsp",
     ".globl rsentry_doorbell_committed",
     ".hidden rsentry_doorbell_committed",
     "rsentry_doorbell_committed:",
-    "    rdgsbase rsp",
     "    lea rsp, [rsp + {EFLAGS} + 8]",
     "    pushfq",
     "    lea rsp, [rsp - 8]",
@@ -531,13 +538,13 @@ global_asm!(
     "    push r14",
     "    push r15",
     "    mov r15, rsp",
+    ".globl rsentry_doorbell_complete",
+    ".hidden rsentry_doorbell_complete",
+    "rsentry_doorbell_complete:",
     "    lea r11, [r11 + 8]",
     "    mov [r15 + {TAIL}], r11",
     "    cmp rax, {ANSWERS_MAX}",
     "    jae 46f",
-    ".globl rsentry_doorbell_answer",
-    ".hidden rsentry_doorbell_answer",
-    "rsentry_doorbell_answer:",
     "    movzx ecx, byte ptr [r15 + rax + {ANSWERED}]",
     "    test ecx, ecx",
     "    jz 46f",
@@ -549,14 +556,14 @@ global_asm!(
     "    mov rsp, [r15 + {RSP}]",
     "    mov r15, [r15]",
     "    jmp qword ptr gs:[{TAIL}]",
-    ".globl rsentry_doorbell_no_answer",
-    ".hidden rsentry_doorbell_no_answer",
-    "rsentry_doorbell_no_answer:",
     "46: rdfsbase rcx",
     "    mov [r15 + {REGS_FS_BASE}], rcx",
     "    mov dword ptr [r15 + {KIND}], {KIND_PATCHED}",
 
     // ---- A request is ready in the block at r15. rsp stays as it is until the reply.
+    ".globl rsentry_doorbell_ready",
+    ".hidden rsentry_doorbell_ready",
+    "rsentry_doorbell_ready:",
     "50: mov eax, {STATE_REQUEST}",
     "    xchg [r15 + {STATE}], eax",
     ".globl rsentry_doorbell_wait",
@@ -600,10 +607,15 @@ global_asm!(
     "    je 65f",
     "    cmp eax, {ACTION_LOAD_FIRST}",
     "    je 67f",
+    "    cmp eax, {ACTION_UNWIND}",
+    "    je 68f",
     // Save.
     "    mov eax, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK}]",
     "    mov edx, [rip + rsentry_doorbell_start + {CONSTANTS} + {XSTATE_MASK} + 4]",
     "    xsave64 [r15 + {XSAVE_AREA}]",
+    "    jmp 50b",
+    // The next signal is to find the whole stack.
+    "68: lea rsp, [r15 + {BLOCK_LEN} - 64]",
     "    jmp 50b",
     // Change what the thread may.
     "65: mov edi, {pr_set_tsc}",
@@ -679,6 +691,9 @@ global_asm!(
     "    mov rax, [rsp + 8]",
     "    wrgsbase rax",
     "    mov rbx, rsp",
+    ".globl rsentry_doorbell_return_held",
+    ".hidden rsentry_doorbell_return_held",
+    "rsentry_doorbell_return_held:",
     "    push 2",
     "    popfq",
     "    movzx eax, word ptr [rbx + {CTX} + 18 * 8 + 6]",
@@ -703,6 +718,9 @@ global_asm!(
     "    mov rax, [rbx + {CTX} + 13 * 8]",
     "    mov rcx, [rbx + {CTX} + 14 * 8]",
     "    mov rbx, [rbx + {CTX} + 11 * 8]",
+    ".globl rsentry_doorbell_return_last",
+    ".hidden rsentry_doorbell_return_last",
+    "rsentry_doorbell_return_last:",
     "    iretq",
 
     // ---- Something that cannot be: the Sentry is gone, or the host refused what it must not.
@@ -774,7 +792,6 @@ global_asm!(
     CLOSED = const offset_of!(Constants, closed),
     DOORBELL = const DOORBELL,
     RING_KICK = const RING_KICK,
-    ANSWER_RETURN = const ANSWER_RETURN,
     BLOCK_LEN = const BLOCK_LEN,
     XSAVE_AREA = const XSAVE_AREA,
     NEGATED_HIGH = const BLOCKS_HIGH.swap_bytes().wrapping_neg() as i32,
@@ -813,6 +830,7 @@ global_asm!(
     prctl = const libc::SYS_prctl,
     pr_set_tsc = const libc::PR_SET_TSC,
     ACTION_LOAD_FIRST = const ACTION_LOAD_FIRST,
+    ACTION_UNWIND = const ACTION_UNWIND,
     CTX = const offset_of!(Frame, context),
 );
 
@@ -820,14 +838,19 @@ global_asm!(
 unsafe extern "C" {
     static rsentry_doorbell_start: u8;
     static rsentry_doorbell_signal: u8;
+    static rsentry_doorbell_pushing: u8;
+    static rsentry_doorbell_pushed: u8;
+    static rsentry_doorbell_rung: u8;
     static rsentry_doorbell_entry: u8;
     static rsentry_doorbell_exchanged: u8;
     static rsentry_doorbell_committed: u8;
-    static rsentry_doorbell_answer: u8;
-    static rsentry_doorbell_no_answer: u8;
+    static rsentry_doorbell_complete: u8;
+    static rsentry_doorbell_ready: u8;
     static rsentry_doorbell_wait: u8;
     static rsentry_doorbell_loaded: u8;
     static rsentry_doorbell_return: u8;
+    static rsentry_doorbell_return_held: u8;
+    static rsentry_doorbell_return_last: u8;
     static rsentry_doorbell_restorer: u8;
     static rsentry_doorbell_end: u8;
 }
@@ -864,23 +887,49 @@ pub(crate) fn entry_offset() -> u64 {
 pub(crate) enum Zone {
     /// It executes what is meant for other threads.
     Foreign,
+    /// It enters by signal. The frame lies 16 bytes below the stack pointer, less what was `pushed`.
+    Entering {
+        /// Whether GS is the stub's already, and rcx what it was.
+        exchanged: bool,
+        /// Bytes of the frame's beginning that are there.
+        pushed: u64,
+    },
+    /// It has rung for a kick, whose frame is at the stack pointer; rax is the answer.
+    Rung,
     /// It enters from a patched call site, and nothing but rcx and r11 has been changed. Before
     /// the exchange, rcx still is what the call site put there.
     Entry {
         /// Whether r11 is what rcx was.
         exchanged: bool,
     },
-    /// It makes a request or enters by signal.
-    Asking,
-    /// It may be answering a patched call by itself; its registers are in the block.
+    /// As `Entry`, but the stack pointer is in the block, and rcx is where the guest goes on.
+    Saving,
+    /// The registers of a patched call are in the block, but for the FS base; it may be answering by
+    /// itself.
     Answering,
+    /// A request is in the block and about to be made.
+    Asking,
     /// The request stands; it waits.
     Waiting,
     /// It goes on with the reply, and the extended state is the guest's already.
     Leaving,
     /// It goes on with what a signal interrupted.
-    Returning,
+    Returning(Held),
 }
+
+/// Where the address is of the frame that a thread returns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// In rsp.
+    Stack,
+    /// In rbx.
+    Base,
+    /// In rsp, behind what `iretq` takes.
+    Behind,
+}
+
+/// Bytes that `iretq` takes.
+pub(crate) const IRET_LEN: u64 = 40;
 
 /// What is being done at this offset in the code; `None` outside of it.
 pub(crate) fn zone(at: u64) -> Option<Zone> {
@@ -890,13 +939,21 @@ pub(crate) fn zone(at: u64) -> Option<Zone> {
     }
     Some(if before(&raw const rsentry_doorbell_signal) {
         Zone::Foreign
+    } else if before(&raw const rsentry_doorbell_pushing) {
+        Zone::Entering { exchanged: false, pushed: 0 }
+    } else if before(&raw const rsentry_doorbell_pushed) {
+        // Each is one byte long.
+        let pushes = at - offset(&raw const rsentry_doorbell_pushing);
+        Zone::Entering { exchanged: true, pushed: 8 * pushes }
+    } else if before(&raw const rsentry_doorbell_rung) {
+        Zone::Entering { exchanged: true, pushed: 16 }
     } else if before(&raw const rsentry_doorbell_entry) {
-        Zone::Asking
+        Zone::Rung
     } else if before(&raw const rsentry_doorbell_committed) {
         Zone::Entry { exchanged: !before(&raw const rsentry_doorbell_exchanged) }
-    } else if before(&raw const rsentry_doorbell_answer) {
-        Zone::Asking
-    } else if before(&raw const rsentry_doorbell_no_answer) {
+    } else if before(&raw const rsentry_doorbell_complete) {
+        Zone::Saving
+    } else if before(&raw const rsentry_doorbell_ready) {
         Zone::Answering
     } else if before(&raw const rsentry_doorbell_wait) {
         Zone::Asking
@@ -905,8 +962,12 @@ pub(crate) fn zone(at: u64) -> Option<Zone> {
         Zone::Waiting
     } else if before(&raw const rsentry_doorbell_return) {
         Zone::Leaving
+    } else if before(&raw const rsentry_doorbell_return_held) {
+        Zone::Returning(Held::Stack)
+    } else if before(&raw const rsentry_doorbell_return_last) {
+        Zone::Returning(Held::Base)
     } else {
-        Zone::Returning
+        Zone::Returning(Held::Behind)
     })
 }
 
@@ -935,15 +996,21 @@ mod tests {
             seen,
             [
                 Zone::Foreign,
-                Zone::Asking,
+                Zone::Entering { exchanged: false, pushed: 0 },
+                Zone::Entering { exchanged: true, pushed: 0 },
+                Zone::Entering { exchanged: true, pushed: 8 },
+                Zone::Entering { exchanged: true, pushed: 16 },
+                Zone::Rung,
                 Zone::Entry { exchanged: false },
                 Zone::Entry { exchanged: true },
-                Zone::Asking,
+                Zone::Saving,
                 Zone::Answering,
                 Zone::Asking,
                 Zone::Waiting,
                 Zone::Leaving,
-                Zone::Returning,
+                Zone::Returning(Held::Stack),
+                Zone::Returning(Held::Base),
+                Zone::Returning(Held::Behind),
             ]
         );
         assert_eq!(zone(code().len() as u64), None);
