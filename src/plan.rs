@@ -119,6 +119,7 @@ pub(crate) fn make(sandbox: &Sandbox) -> Result<Plan, Error> {
         platform: sandbox.platform,
         clock: sandbox.clock.unwrap_or(profile.clock()),
         own_clocks: false,
+        host_areas: host_areas(),
         strace: sandbox.strace.clone(),
         log_format: sandbox.log_format,
         terminal: None,
@@ -208,6 +209,12 @@ fn host_memory() -> Result<u64, Error> {
     let info =
         nix::sys::sysinfo::sysinfo().map_err(|error| Error::host("asking for memory", error))?;
     Ok(info.ram_total())
+}
+
+/// Linux's default where the host does not tell.
+fn host_areas() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(sentry::mm::MAX_MAP_COUNT as u64)
 }
 
 /// The limits that the Sentry keeps: all but the wall clock, which is the launcher's.

@@ -111,6 +111,7 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
     let memory = MemoryFile::new(spec.limits.memory).map_err(|e| failed("guest memory", e))?;
+    crate::mm::set_host_areas(spec.host_areas);
     if spec.own_clocks {
         kernel::host::clocks_are_own();
     }

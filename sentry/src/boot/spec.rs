@@ -48,6 +48,8 @@ pub struct BootSpec {
     pub clock: ClockChoice,
     /// The Sentry is in a time namespace that began with the sandbox.
     pub own_clocks: bool,
+    /// How many areas the host lets a process have (`vm.max_map_count`).
+    pub host_areas: u64,
     /// Which calls to print, if any.
     pub strace: Option<StraceFilter>,
     /// How log and strace lines look.

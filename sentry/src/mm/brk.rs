@@ -3,7 +3,7 @@
 use super::layout::start_gap;
 use super::map::EAGER;
 use super::vma::{VmFlags, Vma, VmaName};
-use super::{MAX_PMAS, MemoryManager, MmLimits, PAGE, TASK_SIZE, page_up};
+use super::{MemoryManager, MmLimits, PAGE, TASK_SIZE, max_pmas, page_up};
 
 impl MemoryManager {
     /// Where the heap of a new program starts: behind its data at `end`, randomized.
@@ -50,7 +50,7 @@ impl MemoryManager {
             || !st.may_lock(flags, len, limits)
             || !st.may_expand(flags, len, limits)
             || !st.has_room(0)
-            || st.pmas.len() > MAX_PMAS
+            || st.pmas.len() > max_pmas()
             || len > self.ctx.memory.limit()
         {
             return now;

@@ -11,7 +11,7 @@ use super::mappable::{Extent, MapFault};
 use super::pma::{Memory, Pma};
 use super::trim::ahead;
 use super::vma::{VmFlags, Vma};
-use super::{MAX_PMAS, MemoryManager, PAGE, State, page_down, page_up};
+use super::{MemoryManager, PAGE, State, max_pmas, page_down, page_up};
 
 /// How a fault ends for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +295,7 @@ impl MemoryManager {
                 return Ok(());
             }
         }
-        if st.pmas.len() > MAX_PMAS {
+        if st.pmas.len() > max_pmas() {
             return Err(MapFault::NoMemory);
         }
         let Some((found, pma)) = st.pmas.get(addr) else { return Ok(()) };

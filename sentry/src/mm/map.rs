@@ -8,8 +8,8 @@ use abi::Errno;
 use super::mappable::Mappable;
 use super::vma::{VmFlags, Vma, VmaName, VmaObject};
 use super::{
-    MAX_MAP_COUNT, MAX_PMAS, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE,
-    ShmemObject, State, TASK_SIZE, host, page_down, page_up,
+    MAX_MAP_COUNT, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, ShmemObject,
+    State, TASK_SIZE, host, max_pmas, page_down, page_up,
 };
 use crate::vfs::FileDescription;
 
@@ -96,7 +96,7 @@ impl MemoryManager {
             return Err(Errno::EOVERFLOW);
         }
         let mut st = self.state.write();
-        if !st.has_room(0) || st.pmas.len() > MAX_PMAS {
+        if !st.has_room(0) || st.pmas.len() > max_pmas() {
             return Err(Errno::ENOMEM);
         }
         let addr = self.place(&mut st, request, len)?;

@@ -9,7 +9,7 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
@@ -68,9 +68,28 @@ pub const PAGE: u64 = platform::PAGE_SIZE;
 /// `vm.max_map_count`.
 pub const MAX_MAP_COUNT: usize = 65530;
 
-/// Fewer than the host's own `vm.max_map_count` for a stub: past this many separate pieces of
-/// memory in one address space, calls that would make more say `ENOMEM`.
-const MAX_PMAS: usize = 60000;
+/// What a stub may need of the host's areas beside the pieces of memory of its guest: a few of its own,
+/// one for each thread, two where patched code cuts a mapping.
+const STUBS_OWN: u64 = 5530;
+
+/// Past this many separate pieces of memory in one address space, calls that would make more say
+/// `ENOMEM`: each may be an area of the host's, which gives a process `vm.max_map_count` of them.
+static MAX_PMAS: AtomicUsize = AtomicUsize::new(pieces_within(MAX_MAP_COUNT as u64));
+
+/// Says how many areas the host lets a process have. Until then it is Linux's default.
+pub fn set_host_areas(areas: u64) {
+    MAX_PMAS.store(pieces_within(areas), Ordering::Relaxed);
+}
+
+/// Never more than a guest has areas; few where the host gives few.
+const fn pieces_within(areas: u64) -> usize {
+    let left = areas.saturating_sub(STUBS_OWN);
+    if left < MAX_MAP_COUNT as u64 { left as usize } else { MAX_MAP_COUNT }
+}
+
+fn max_pmas() -> usize {
+    MAX_PMAS.load(Ordering::Relaxed)
+}
 
 /// Rounds down to a page border.
 pub fn page_down(addr: u64) -> u64 {

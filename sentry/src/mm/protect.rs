@@ -6,7 +6,7 @@ use abi::Errno;
 use platform::Prot;
 
 use super::vma::VmFlags;
-use super::{MAX_PMAS, MemoryManager, MmLimits, PAGE, State, page_up};
+use super::{MemoryManager, MmLimits, PAGE, State, max_pmas, page_up};
 
 /// `PROT_SEM`: accepted, without a meaning.
 const PROT_SEM: u32 = 8;
@@ -99,7 +99,7 @@ impl MemoryManager {
             return Err(Errno::ENOMEM);
         }
         let cuts = st.cuts(&part);
-        if !st.has_room(cuts) || st.pmas.len() > MAX_PMAS {
+        if !st.has_room(cuts) || st.pmas.len() > max_pmas() {
             return Err(Errno::ENOMEM);
         }
         st.update_vmas(part.clone(), |vma| vma.flags = new);

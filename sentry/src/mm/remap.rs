@@ -7,8 +7,8 @@ use abi::Errno;
 use super::map::EAGER;
 use super::vma::{VmFlags, Vma};
 use super::{
-    MAX_MAP_COUNT, MAX_PMAS, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, State,
-    TASK_SIZE, page_up,
+    MAX_MAP_COUNT, MAX_SHMEM_SIZE, MMAP_MIN_ADDR, MemoryManager, MmLimits, PAGE, State, TASK_SIZE,
+    max_pmas, page_up,
 };
 
 const MAYMOVE: u32 = libc::MREMAP_MAYMOVE as u32;
@@ -166,7 +166,7 @@ impl MemoryManager {
         if flags & DONTUNMAP != 0 && !st.may_expand(vma.flags, new_len, limits) {
             return Err(Errno::ENOMEM);
         }
-        if st.pmas.len() > MAX_PMAS {
+        if st.pmas.len() > max_pmas() {
             return Err(Errno::ENOMEM);
         }
         Ok(vma)

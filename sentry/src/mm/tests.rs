@@ -798,3 +798,14 @@ proptest! {
         prop_assert_eq!(ctx.memory.used(), 0);
     }
 }
+
+#[test]
+fn the_hosts_areas_bound_the_guests_pieces() {
+    use super::{MAX_MAP_COUNT, pieces_within};
+    // Linux's default, what many distributions have, and hosts that give next to nothing.
+    assert_eq!(pieces_within(65_530), 60_000);
+    assert_eq!(pieces_within(1_048_576), MAX_MAP_COUNT);
+    assert_eq!(pieces_within(MAX_MAP_COUNT as u64 + 5530), MAX_MAP_COUNT);
+    assert_eq!(pieces_within(100), 0);
+    assert_eq!(pieces_within(u64::MAX), MAX_MAP_COUNT);
+}
