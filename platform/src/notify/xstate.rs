@@ -14,6 +14,9 @@ const HEADER_LEN: usize = 64;
 const LEGACY: u64 = 3;
 /// AMX tiles: the host wants to be asked for them (`ARCH_REQ_XCOMP_PERM`), and guests cannot.
 const TILES: u64 = 3 << 17;
+/// Protection keys' rights: guests cannot have keys, and with rights of a guest's making (WRPKRU asks
+/// nobody) stub code could not go on. The host gives those that new programs have on each signal.
+const PKRU: u64 = 1 << 9;
 
 /// What guests have.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ impl Layout {
         // SAFETY: OSXSAVE says that the host has XGETBV enabled; the area is large and aligned.
         let mask = unsafe {
             _fxsave64(area.0.as_mut_ptr());
-            xgetbv() & !TILES
+            xgetbv() & !(TILES | PKRU)
         };
         let mut len = HEADER + HEADER_LEN;
         for feature in (2..63).filter(|f| mask & 1 << f != 0) {
@@ -101,6 +104,7 @@ mod tests {
     #[test]
     fn the_clean_state_is_valid_and_others_are_not() {
         let layout = Layout::probe().unwrap();
+        assert_eq!(layout.mask & (TILES | PKRU), 0);
         let clean = layout.clean();
         assert!(layout.is_valid(&clean));
         for (at, value) in [(HEADER + 7, 0x80), (HEADER + 8, 1), (HEADER + 63, 1), (MXCSR + 3, 1)] {
