@@ -1,6 +1,7 @@
 //! Shared exports: the host changes the tree, and the next lookup has to see it.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -140,19 +141,31 @@ impl Random {
     }
 }
 
+fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let [a, b] = [a, b].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
+    let (here, how) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // SAFETY: both strings are NUL-terminated.
+    match unsafe { libc::renameat2(here, a.as_ptr(), here, b.as_ptr(), how) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// One change at random of a tree of three directories with four names each.
 fn change(s: &Shared, rng: &mut Random) {
     let mut name = || s.path(&format!("d{}/n{}", rng.below(3), rng.below(4)));
     let (a, b) = (name(), name());
     // What does not work at the time does nothing.
-    let _ = match rng.below(9) {
+    let _ = match rng.below(10) {
         0 => fs::write(&a, "x"),
         1 => fs::remove_file(&a),
         2 => fs::create_dir(&a),
         3 => fs::remove_dir(&a),
         4 | 5 => fs::rename(&a, &b),
         6 => fs::hard_link(&a, &b),
-        7 => std::os::unix::fs::symlink("x", &a),
+        7 => exchange(&a, &b),
+        8 => std::os::unix::fs::symlink("x", &a),
         // A directory goes, and comes again as another.
         _ => {
             let dir = a.parent().unwrap().to_owned();
