@@ -23,8 +23,9 @@ use crate::memory_file::{Frames, MemoryFile};
 use crate::stub::queue::Queue;
 use crate::{PAGE_SIZE, Prot, Registers, Source, usercopy};
 
-/// How often a call site traps before it is patched: what that costs is what so many signals do.
-const PATIENCE: i32 = 4;
+/// How often a call site traps before it is patched. The first patch on a page costs three mappings,
+/// which is what so many signals do; most sites of a short program never pay that back.
+const PATIENCE: i32 = 8;
 /// How often it traps before it is tried again, when there was no room for it.
 const CROWDED: i32 = 64;
 /// How many call sites are watched at a time.
