@@ -142,8 +142,10 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
     ended
 }
 
-/// The launcher's own layers. In debug builds it says which call was not on the list before it ends;
-/// in others the kernel's log does.
+/// The launcher's own layers. In debug builds it says which call was not on the list before it ends. In
+/// others the kernel's log does, for who may read that: to say it itself, the process would have to live
+/// on in a handler (`SECCOMP_RET_TRAP`), where whoever has taken it over can try the next call, and the
+/// one that waits for it is not told (`si_syscall` is the handler's alone, and waitid(2) has no such field).
 fn confine_self(duties: Duties) -> Result<(), Error> {
     let (keep, calls) = (jails::launcher_capabilities(duties), jails::launcher_calls(duties));
     #[cfg(debug_assertions)]
