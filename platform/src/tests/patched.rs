@@ -6,6 +6,8 @@ use super::*;
 
 /// `mov eax, 39; syscall; ret`
 const SITE: [u8; 8] = [0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3];
+/// More calls than a site is patched after.
+const OFTEN: u64 = 10;
 const SITES_PER_PAGE: u64 = PAGE_SIZE / SITE.len() as u64;
 
 // Calls what rdi points to, rsi bytes apart, up to rdx, r14 times each; then call 1.
@@ -87,14 +89,14 @@ fn three_times_as_many_call_sites_as_there_is_room_for() {
     let calls = std::thread::scope(|scope| {
         // One that calls all the time.
         scope.spawn(|| {
-            let mut guest = caller(&space, DATA, 64 * SITE.len() as u64, 8);
+            let mut guest = caller(&space, DATA, 64 * SITE.len() as u64, OFTEN);
             while !over.load(Ordering::Relaxed) {
-                assert_eq!(call_all(&mut guest), 64 * 8);
+                assert_eq!(call_all(&mut guest), 64 * OFTEN);
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
         let worker = scope.spawn(|| {
-            let mut guest = caller(&space, PLACE, PER_ROUND * SITE.len() as u64, 5);
+            let mut guest = caller(&space, PLACE, PER_ROUND * SITE.len() as u64, OFTEN);
             // One that stays in a call of a site that goes, and comes back to it.
             let mut sleeper = caller(&space, PLACE, SITE.len() as u64, u64::MAX);
             let mut calls = 0;
@@ -116,7 +118,7 @@ fn three_times_as_many_call_sites_as_there_is_room_for() {
         }
         worker.join().unwrap()
     });
-    assert_eq!(calls, ROUNDS * PER_ROUND * 5);
+    assert_eq!(calls, ROUNDS * PER_ROUND * OFTEN);
     let counters = counters(&world);
     // Some are forgotten before they trapped often enough: not so many are watched at a time.
     assert!(counters["call sites patched"] >= ROUNDS * PER_ROUND * 9 / 10, "{counters:?}");
@@ -134,7 +136,7 @@ fn a_copy_has_the_patches_of_what_is_there_still() {
     let (stays, goes) = (DATA, DATA + PAGE_SIZE);
     for place in [stays, goes] {
         space.space.map(place, PAGE_SIZE, RX, at(&code), false);
-        assert_eq!(call_all(&mut caller(&space, place, len, 5)), SITES * 5);
+        assert_eq!(call_all(&mut caller(&space, place, len, OFTEN)), SITES * OFTEN);
     }
     // Not all: near the page's start, what stands before a call is not sure.
     let before = patched(&world);
@@ -149,14 +151,14 @@ fn a_copy_has_the_patches_of_what_is_there_still() {
     copy.map(STACK, stack.len(), Prot::READ_WRITE, at(stack), false);
     copy.inherit(&*space.space);
     let copy = Space { space: copy, frames: Vec::new() };
-    assert_eq!(call_all(&mut caller(&copy, stays, len, 5)), SITES * 5);
+    assert_eq!(call_all(&mut caller(&copy, stays, len, OFTEN)), SITES * OFTEN);
     assert_eq!(patched(&world), before, "it has them already");
     for place in [goes, goes + PAGE_SIZE] {
         copy.space.map(place, PAGE_SIZE, RX, at(&code), false);
-        assert_eq!(call_all(&mut caller(&copy, place, len, 5)), SITES * 5);
+        assert_eq!(call_all(&mut caller(&copy, place, len, OFTEN)), SITES * OFTEN);
     }
     assert!(patched(&world) > before + 2 * SITES * 9 / 10, "{}", patched(&world));
-    assert_eq!(call_all(&mut caller(&copy, stays, len, 5)), SITES * 5);
+    assert_eq!(call_all(&mut caller(&copy, stays, len, OFTEN)), SITES * OFTEN);
     // The original did not notice.
-    assert_eq!(call_all(&mut caller(&space, stays, len, 5)), SITES * 5);
+    assert_eq!(call_all(&mut caller(&space, stays, len, OFTEN)), SITES * OFTEN);
 }

@@ -46,13 +46,19 @@ fn maps(pid: sys::Tid) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default()
 }
 
-/// The stub process that has the tests' code.
+/// The stub process that has the tests' code; others may have it until they are blank again.
 fn owner(world: &World) -> sys::Tid {
     let code = format!("{CODE:08x}-");
-    let mut owners = children(world);
-    owners.retain(|&pid| maps(pid).lines().any(|line| line.starts_with(&code)));
-    assert_eq!(owners.len(), 1);
-    owners[0]
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let mut owners = children(world);
+        owners.retain(|&pid| maps(pid).lines().any(|line| line.starts_with(&code)));
+        if let [owner] = owners[..] {
+            return owner;
+        }
+        assert!(std::time::Instant::now() < deadline, "{owners:?}");
+        std::thread::yield_now();
+    }
 }
 
 /// Has the guest of [`ring_with_a_false_block`], the first thread of its process, use [`DATA`] as its
