@@ -26,6 +26,9 @@ use crate::{PAGE_SIZE, Prot, Registers, Source, usercopy};
 /// How often a call site traps before it is patched. The first patch on a page costs three mappings,
 /// which is what so many signals do; most sites of a short program never pay that back.
 const PATIENCE: i32 = 8;
+/// How many traps there are in a sandbox before its first patch: the decoder's tables take half a
+/// millisecond and half a megabyte, which programs that run for a moment do without.
+const COLD: u64 = 192;
 /// How often it traps before it is tried again, when there was no room for it.
 const CROWDED: i32 = 64;
 /// How many call sites are watched at a time.
@@ -36,6 +39,8 @@ const BATCH: usize = 256;
 /// What all address spaces of a sandbox count.
 #[derive(Default)]
 pub(super) struct Counts {
+    /// Traps where no patch is, up to [`COLD`].
+    traps: AtomicU64,
     /// Call sites that were patched.
     patched: AtomicU64,
     /// Of these, whose place was used again or can be.
@@ -45,6 +50,16 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// Counts a trap. Returns whether it is too early for a patch.
+    fn is_cold(&self) -> bool {
+        let traps = self.traps.load(Ordering::Relaxed);
+        if traps < COLD {
+            // A lost race makes it one trap later.
+            self.traps.store(traps + 1, Ordering::Relaxed);
+        }
+        traps < COLD
+    }
+
     /// For the log.
     pub(super) fn counters(&self) -> [(&'static str, u64); 3] {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -285,7 +300,13 @@ impl Patches {
         }
         let times = self.watched.entry(syscall).or_insert(0);
         *times = times.saturating_add(1);
+        let cold = self.counts.is_cold();
         if *times != PATIENCE {
+            return false;
+        }
+        if cold {
+            // Next time, perhaps.
+            *times -= 1;
             return false;
         }
         match self.patch(queue, syscall, regs.rax) {
