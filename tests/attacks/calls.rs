@@ -266,6 +266,16 @@ fn forged_frame(attacker: &Attacker, item: u64) {
 /// The host ends the process for a forbidden call while threads and children of it are being made:
 /// whoever makes them must notice, and go on with those of others.
 fn death_amid_births(attacker: &Attacker, item: u64) {
+    // A tick would end any other thread, with the locks of the C library that it holds.
+    let ticks = |how| {
+        // SAFETY: a set of signals, of this thread and those that it makes.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&mut set, libc::SIGALRM);
+            libc::pthread_sigmask(how, &set, std::ptr::null_mut());
+        }
+    };
+    ticks(libc::SIG_BLOCK);
     attacker.catcher.start_ticks();
     for _ in 0..2 {
         std::thread::spawn(|| {
@@ -286,6 +296,7 @@ fn death_amid_births(attacker: &Attacker, item: u64) {
             }
         }
     });
+    ticks(libc::SIG_UNBLOCK);
     std::thread::sleep(std::time::Duration::from_micros(1000 + item * 250));
     for site in probe::call_sites(4) {
         call(attacker, site, NR(libc::SYS_exit_group), [0; 6]);

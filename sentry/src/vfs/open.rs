@@ -140,8 +140,8 @@ fn resolve_last(
     resolve: LookupFlags,
 ) -> Result<(Path, bool), Errno> {
     let create = flags.contains(OpenFlags::CREAT);
-    let no_follow =
-        flags.contains(OpenFlags::NOFOLLOW) || create && flags.contains(OpenFlags::EXCL);
+    let mut follow =
+        !flags.contains(OpenFlags::NOFOLLOW) && !(create && flags.contains(OpenFlags::EXCL));
     let mut must_be_dir = flags.contains(OpenFlags::DIRECTORY);
     let mut walker = Walker::new(ctx, start, resolve);
     let mut text = Cow::Borrowed(path);
@@ -155,12 +155,14 @@ fn resolve_last(
         if create && last.slash {
             return Err(Errno::EISDIR);
         }
+        // From here on: also what the link leads to, if that is one.
+        follow |= last.slash;
         let mut child = walker.child(last.name, b"")?;
         let mut created = false;
         if create && child.with_inode(|i| i.is_none()) {
             (child, created) = create_file(ctx, &walker.at, last.name, mode)?;
         }
-        match walker.enter(child, !no_follow || last.slash)? {
+        match walker.enter(child, follow)? {
             Some(link) => text = Cow::Owned(link),
             None => break created,
         }

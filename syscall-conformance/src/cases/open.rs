@@ -93,6 +93,11 @@ fn nofollow() {
     ok!(SYS_symlink, c"d", c"ld");
     err!(ENOTDIR: SYS_openat, AT_FDCWD, c"ld", O_RDONLY | O_NOFOLLOW | O_DIRECTORY, 0);
     close(open(c"ld/", O_RDONLY | O_NOFOLLOW, 0));
+    // Slashes have links followed, the next ones as well.
+    ok!(SYS_symlink, c"ld", c"lld");
+    close(open(c"lld/", O_RDONLY | O_NOFOLLOW, 0));
+    ok!(SYS_symlink, c"self", c"self");
+    err!(ELOOP: SYS_openat, AT_FDCWD, c"self/", O_RDONLY | O_NOFOLLOW, 0);
 }
 
 fn symlink_loop() {
