@@ -140,8 +140,9 @@ fn resolve_last(
     resolve: LookupFlags,
 ) -> Result<(Path, bool), Errno> {
     let create = flags.contains(OpenFlags::CREAT);
-    let mut follow =
-        !flags.contains(OpenFlags::NOFOLLOW) && !(create && flags.contains(OpenFlags::EXCL));
+    let no_follow =
+        flags.contains(OpenFlags::NOFOLLOW) || create && flags.contains(OpenFlags::EXCL);
+    let mut follow = !no_follow;
     let mut must_be_dir = flags.contains(OpenFlags::DIRECTORY);
     let mut walker = Walker::new(ctx, start, resolve);
     let mut text = Cow::Borrowed(path);
