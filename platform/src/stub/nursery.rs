@@ -7,7 +7,6 @@
 //! Lock order: the maker's, or `Pool::ready`, never both.
 
 use std::collections::VecDeque;
-
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
