@@ -85,6 +85,31 @@ pub fn become_user(user: u32) {
     }
 }
 
+/// Becomes a process of `user` in the eyes of those who signal, with the rights of root.
+pub fn hide_from_signals(user: u32) {
+    // SAFETY: a plain call.
+    assert_eq!(unsafe { libc::setresuid(user, 0, user) }, 0, "setresuid");
+}
+
+/// Becomes root without CAP_KILL: it may signal root's processes and no others.
+pub fn give_up_kill() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_KILL: u32 = 5;
+    let mut header = [VERSION_3, 0];
+    let mut sets = [[0u32; 3]; 2];
+    // SAFETY: header and sets are as long as capget(2) and capset(2) have them.
+    unsafe {
+        assert_eq!(libc::setresuid(0, 0, 0), 0, "setresuid");
+        let got = libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr());
+        assert_eq!(got, 0, "capget");
+        for set in &mut sets[0] {
+            *set &= !(1 << CAP_KILL);
+        }
+        let set = libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr());
+        assert_eq!(set, 0, "capset");
+    }
+}
+
 /// Repeatable "random" numbers (xorshift64*).
 pub struct Chance(pub u64);
 

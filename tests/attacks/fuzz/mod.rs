@@ -18,6 +18,9 @@ use args::{Arena, Kind};
 
 /// How long workers live, in milliseconds.
 const LIFE: u64 = 500;
+/// Whom the supervisor belongs to. No worker may signal it: the first process of a sandbox dies of
+/// signals like any other.
+const SUPERVISOR: u32 = 0x4e47_1234;
 /// Who they are.
 const USERS: [u32; 4] = [0, 1001, 1001, 1003];
 /// Threads of each.
@@ -47,6 +50,7 @@ pub fn run(seed: &str, seconds: &str, path: &str) -> ExitCode {
         eprintln!("fuzz: SEED SECONDS TABLE");
         return ExitCode::from(2);
     };
+    share::hide_from_signals(SUPERVISOR);
     match rage(seed, seconds, &table) {
         Ok(story) => {
             println!("{story}");
@@ -134,7 +138,9 @@ fn work(table: &[Call], user: u32, seed: u64, count: &'static AtomicU64) -> ! {
         let timer = libc::itimerval { it_interval: every, it_value: every };
         libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
     }
-    if user != 0 {
+    if user == 0 {
+        share::give_up_kill();
+    } else {
         share::become_user(user);
     }
     std::thread::scope(|scope| {
