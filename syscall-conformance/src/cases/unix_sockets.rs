@@ -10,6 +10,7 @@ cases![
     pair_errors,
     socket_errors,
     bind_and_connect,
+    listener_outlives_what_it_accepted,
     abstract_names,
     bind_errors,
     connect_errors,
@@ -157,6 +158,29 @@ fn bind_and_connect() {
     assert_eq!(connect(socket(SOCK_STREAM), b"sock\0"), Err(ECONNREFUSED));
     ok!(SYS_unlink, c"sock");
     assert_eq!(connect(socket(SOCK_STREAM), b"sock\0"), Err(ENOENT));
+}
+
+fn listener_outlives_what_it_accepted() {
+    for name in [b"sock\0".to_vec(), hidden()] {
+        let l = listener(&name, SOCK_STREAM);
+        for _ in 0..3 {
+            let c = socket(SOCK_STREAM);
+            connect(c, &name).unwrap();
+            close(ok!(SYS_accept, l, 0, 0) as i32);
+            close(c);
+        }
+        // Those that nobody accepted do not take the name along either.
+        let unaccepted = socket(SOCK_STREAM);
+        connect(unaccepted, &name).unwrap();
+        close(unaccepted);
+        connect(socket(SOCK_STREAM), &name).unwrap();
+    }
+    // The name of a dead socket's file is another's by now.
+    let old = listener(b"file\0", SOCK_STREAM);
+    ok!(SYS_unlink, c"file");
+    let _new = listener(b"file\0", SOCK_STREAM);
+    close(old);
+    connect(socket(SOCK_STREAM), b"file\0").unwrap();
 }
 
 /// A name in the abstract space that nothing else uses.

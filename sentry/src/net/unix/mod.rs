@@ -409,7 +409,7 @@ impl Socket for UnixSocket {
     fn release(&self) {
         let bound = self.state.lock().bound.clone();
         if let Some(bound) = bound {
-            self.names.unbind(&bound);
+            self.names.unbind(&self.this, &bound);
         }
         let (messages, pending, waiting) = {
             let mut incoming = self.incoming.lock();

@@ -100,14 +100,21 @@ impl UnixNames {
         Ok(Bound { addr: UnixAddr::Abstract(name), path: None })
     }
 
-    /// Gives a name up.
-    pub(super) fn unbind(&self, bound: &Bound) {
+    /// Gives a name up, if it is `socket` that it names: an accepted socket shows the name of the one
+    /// that listened, and a name whose socket died may have been taken by another.
+    pub(super) fn unbind(&self, socket: &Weak<UnixSocket>, bound: &Bound) {
         let mut names = self.inner.lock();
         match (&bound.addr, &bound.path) {
-            (UnixAddr::Abstract(name), _) => drop(names.abstracts.remove(name)),
+            (UnixAddr::Abstract(name), _) => {
+                if names.abstracts.get(name).is_some_and(|s| Weak::ptr_eq(s, socket)) {
+                    names.abstracts.remove(name);
+                }
+            }
             (_, Some(path)) => {
-                if let Ok(inode) = path.inode() {
-                    names.inodes.remove(&inode.key());
+                if let Ok(key) = path.inode().map(|i| i.key())
+                    && names.inodes.get(&key).is_some_and(|s| Weak::ptr_eq(s, socket))
+                {
+                    names.inodes.remove(&key);
                 }
             }
             _ => {}

@@ -171,7 +171,9 @@ fn names_are_unique_and_come_back() {
     let name = UnixAddr::Abstract(b"n".to_vec());
     let bound = names.bind_abstract(&a, name.clone()).unwrap();
     assert_eq!(names.bind_abstract(&b, name.clone()).err(), Some(Errno::EADDRINUSE));
-    names.unbind(&bound);
+    names.unbind(&Arc::downgrade(&b), &bound);
+    assert_eq!(names.bind_abstract(&b, name.clone()).err(), Some(Errno::EADDRINUSE));
+    names.unbind(&Arc::downgrade(&a), &bound);
     assert!(names.bind_abstract(&b, name).is_ok());
     let auto = names.bind_abstract(&a, UnixAddr::Unnamed).unwrap();
     assert_eq!(auto.addr, UnixAddr::Abstract(b"00001".to_vec()));
