@@ -29,7 +29,7 @@ use rsentry::{Builder, Cause, Error, Input, Output, Profile, Report, Sandbox};
 
 const CPU_TIME: Duration = Duration::from_secs(1);
 /// A program that sleeps is too slow, too.
-const WALL: Duration = Duration::from_secs(5);
+const WALL: Duration = Duration::from_secs(20);
 const MEMORY: u64 = 64 << 20;
 const OUTPUT: u64 = 1 << 20;
 

@@ -58,7 +58,7 @@ fn run(code: &[u8]) -> Result<Report, Error> {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .memory(256 << 20)
         .pids(32)
-        .wall(Duration::from_secs(10))
+        .wall(Duration::from_secs(30))
         .cpu_time(Duration::from_secs(5))
         .output_limit(1 << 20)
         .stdin(Input::Bytes(code.to_vec()))

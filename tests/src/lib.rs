@@ -21,8 +21,9 @@ pub use lag::Lag;
 pub use syscall_conformance::on_every_platform;
 pub use terminal::Terminal;
 
-/// How long anything may take before a test gives up. Generous: machines are shared.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take before a test gives up. Generous: machines are shared, and who has to
+/// wait longer than this is never going to be served.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How long a test sleeps between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);

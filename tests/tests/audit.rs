@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 use rsentry_tests::{
     PATIENCE, Process, Sandboxes, eventually, finish, on_every_platform, text, wait,
@@ -168,7 +169,10 @@ fn floods_are_cut_and_counted(platform: &str) {
                  for i in range(5000): f(321, 0, 0, 0)\n\
                  f(175, 0, 0, 0)";
     std::fs::write(sandboxes.work().join("audit"), "before\n").unwrap();
+    let start = Instant::now();
     let output = sandboxes.run(&["run", "--audit=audit", "--user=1000", "python3", "-c", flood]);
+    // So many at once, and so many a second (`sentry/src/audit/limiter.rs`).
+    let most = 100 + 20 * (start.elapsed().as_secs() + 1);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let path = sandboxes.work().join("audit");
     let all = std::fs::read_to_string(&path).unwrap();
@@ -182,10 +186,10 @@ fn floods_are_cut_and_counted(platform: &str) {
         .filter(|record| record["kind"] == "dropped" && record["of"] == "escape")
         .map(|record| record["count"].as_u64().unwrap())
         .sum();
-    assert!(escapes < 1000, "{escapes} records");
+    assert!(escapes <= most, "{escapes} records, not {most}");
     // 2,500 chroot to / are refused, the others fail for that there is no such directory.
     assert!((5001..=10_001).contains(&(escapes + dropped)), "{escapes} + {dropped}");
-    assert!(dropped > 4000, "{dropped}");
+    assert!(dropped >= 5001u64.saturating_sub(most), "{dropped}");
 }
 
 fn alerts_kill_and_run_commands(platform: &str) {
@@ -228,8 +232,8 @@ fn commands_of_alerts_end_with_the_launcher(platform: &str) {
     launcher.kill().unwrap();
     wait(&mut launcher);
     sandboxes.assert_nothing_left();
-    let state = || Process::get(pid.unwrap()).map(|process| process.field("State"));
-    eventually("the command is gone", || state().is_none_or(|state| state.starts_with('Z')));
+    // Zombies do not count as processes.
+    eventually("the command is gone", || Process::get(pid.unwrap()).is_none());
 }
 
 on_every_platform!(

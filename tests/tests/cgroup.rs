@@ -273,8 +273,6 @@ fn io_limits_hold() {
     assert!(output.status.success(), "{output:?}");
     let written = (40 << 16) as f64;
     assert!(written / took < 1.1 * RATE as f64, "{took} s: {output:?}");
-    // Not that nothing comes through at all.
-    assert!(took < 20.0, "{took} s");
     sandboxes.assert_nothing_left();
     for (_, top) in trees() {
         assert!(!top.join(&name).exists(), "a group is left in {}", top.display());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rsentry_tests::{Sandboxes, Terminal, eventually, finish, text, wait};
 use syscall_conformance::build;
@@ -391,7 +391,7 @@ fn noninterference(platform: &str) {
     let alone = record(&sandboxes);
     assert!(alone.lines().count() > 600, "{alone}");
     let neighbours = [
-        ("idle", "sleep 30"),
+        ("idle", "sleep 1000"),
         ("forks", "while :; do /bin/true & /bin/true; wait; done"),
         (
             "files",
@@ -415,10 +415,8 @@ fn noninterference(platform: &str) {
             .spawn()
             .unwrap();
         eventually("the neighbour runs", || neighbours.processes().len() >= 3);
-        let start = Instant::now();
         std::thread::sleep(Duration::from_millis(300));
         let beside = record(&sandboxes);
-        assert!(start.elapsed() < Duration::from_secs(50), "slow");
         let differs = alone.lines().zip(beside.lines()).find(|(one, other)| one != other);
         child.kill().unwrap();
         child.wait().unwrap();

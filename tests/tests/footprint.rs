@@ -58,7 +58,7 @@ fn hold(sandboxes: &Sandboxes, kind: &str) -> (u64, String) {
     let folder = guest().parent().expect("the guest is in a folder");
     let show = format!("--ro={}:/attack", folder.display());
     // As root, who may go over the limits of resources.
-    let options = ["run", "--user=0:0", LIMIT, "--wall=50", &show, "-w", "/tmp", "--"];
+    let options = ["run", "--user=0:0", LIMIT, "--wall=170", &show, "-w", "/tmp", "--"];
     let arguments = [&options[..], &["/attack/attack-guest", "hold", kind]].concat();
     let mut child = sandboxes.command(&arguments).spawn().expect("rsentry starts");
     let (mut most, start) = (0, Instant::now());

@@ -83,7 +83,7 @@ fn processor_time_ends_the_sandbox(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     let lag = Lag::watch();
     let (output, report) =
-        reported(&sandboxes, &["--cpu-time", "1.2", "--wall=50", "sh", "-c", &spin(3)]);
+        reported(&sandboxes, &["--cpu-time", "1.2", "--wall=170", "sh", "-c", &spin(3)]);
     let lag = of_all_processors(lag.total());
     assert_eq!(output.status.code(), Some(152), "{}", text(&output.stderr));
     assert_eq!((report.ended_by, report.status), (Cause::Cpu, ExitStatus::Signal(9)));
@@ -131,7 +131,7 @@ fn the_work_of_threads_and_in_pieces_counts(platform: &str) {
     let sandboxes = Sandboxes::on(platform);
     for kind in ["threads", "pieces"] {
         let guest = ["python3", "-c", WORK, kind];
-        let budget = ["--cpu-time=1.5", "--wall=50"];
+        let budget = ["--cpu-time=1.5", "--wall=170"];
         let lag = Lag::watch();
         let (output, report) = reported(&sandboxes, &[&budget[..], &guest].concat());
         let lag = of_all_processors(lag.total());

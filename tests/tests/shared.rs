@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rsentry_tests::{Sandboxes, UNPRIVILEGED, on_every_platform, wait};
@@ -18,8 +19,6 @@ use syscall_conformance::build;
 
 /// As long as what was just found is believed where nothing tells of changes, and then some.
 const FORGOTTEN: Duration = Duration::from_millis(5);
-/// A user whom no other test is.
-const HOARDER: u32 = 51_723;
 
 fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
@@ -33,8 +32,11 @@ fn guest() -> &'static Path {
 struct Random(u64);
 
 impl Random {
+    /// By `SEED` in the environment, which repeats a run.
     fn new() -> Random {
-        Random(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 1) | 1)
+        let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let any = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 1);
+        Random(given.unwrap_or_else(any) | 1)
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -247,6 +249,13 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// A user whom nobody else is, neither this test on another platform nor in another run: what a user may
+/// have is counted, and one test's hoard must not end while another needs it.
+fn hoarder() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    1_000_000 + std::process::id() * 4 + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// As a user who has all inotify instances that the host lets one have: names are asked for, and that
 /// is all.
 fn without_watches_names_are_asked_for(platform: &str) {
@@ -258,8 +267,9 @@ fn without_watches_names_are_asked_for(platform: &str) {
     if most > 900 {
         return eprintln!("skipped: {most} instances are more than a process has descriptors");
     }
+    let user = hoarder();
     let mut hoarder = Command::new("sleep");
-    hoarder.arg("1000").uid(HOARDER).gid(HOARDER);
+    hoarder.arg("1000").uid(user).gid(user);
     // SAFETY: one call, which is async-signal-safe.
     unsafe {
         hoarder.pre_exec(|| {
@@ -269,7 +279,7 @@ fn without_watches_names_are_asked_for(platform: &str) {
     }
     let mut hoarder = hoarder.spawn().unwrap();
     let mut guest = Guest::start(platform, |command| {
-        command.uid(HOARDER).gid(HOARDER);
+        command.uid(user).gid(user);
     });
     let d = guest.path("d");
     fs::create_dir(&d).unwrap();

@@ -17,8 +17,9 @@ use crate::error::{Context, Error, Layer};
 const PREFIX: &str = "rsentry-";
 /// Most bytes of a file that is read at the end.
 const MAX_FILE: usize = 4096;
-/// How long the last process of a group may take to go.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the last process of a group may take to go: on a busy host, whoever was killed waits for
+/// its turn to die.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A directory of a tree, with the limits of one sandbox.
 #[derive(Debug)]

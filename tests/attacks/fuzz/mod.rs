@@ -90,7 +90,7 @@ fn rage(seed: u64, seconds: u64, table: &[Call]) -> Result<String, String> {
                 said = true;
                 eprintln!("fuzz: generation {generation} ends slowly: {:?}", states());
             }
-            if now() - killed > 30_000 {
+            if now() - killed > 120_000 {
                 let left = states();
                 return Err(format!("generation {generation}: processes do not end: {left:?}"));
             }

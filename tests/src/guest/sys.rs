@@ -87,7 +87,7 @@ pub(crate) fn reap(pid: i32) -> i32 {
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(50), "waited in vain until {what}");
+        assert!(start.elapsed() < Duration::from_secs(150), "waited in vain until {what}");
         std::thread::yield_now();
     }
 }

@@ -60,7 +60,7 @@ pub fn fuzz(platform: &str, guest: &Path, seed: u64, seconds: u64) -> Result<Str
         .stderr(errors)
         .spawn()
         .map_err(|e| format!("rsentry: {e}"))?;
-    let end = Instant::now() + Duration::from_secs(seconds + 90);
+    let end = Instant::now() + Duration::from_secs(seconds + 180);
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break Some(status),
