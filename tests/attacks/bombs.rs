@@ -1,7 +1,7 @@
 //! Processes and threads that multiply, die or spin without end. The bystander must go on getting
 //! its turns meanwhile, and one `kill` must end it all.
 
-use super::share::{Chance, doze, now};
+use super::share::{Chance, PATIENCE, doze, now};
 use super::supervisor::{Attack, Attacker, Ends};
 
 pub const ATTACKS: &[Attack] = &[
@@ -36,7 +36,7 @@ fn rage(attacker: &Attacker) {
     let before = attacker.share.pongs();
     let start = now();
     while now() - start < RAGE || attacker.share.pongs().wrapping_sub(before) < 3 {
-        if now() - start > 10_000 {
+        if now() - start > PATIENCE {
             attacker.share.fail("the bystander gets no turn");
             return;
         }

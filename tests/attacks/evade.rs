@@ -338,7 +338,7 @@ fn others_go_on(attacker: &Attacker, _: u64) {
             super::share::doze(5);
         }
         let took = super::share::now() - start;
-        if took > 5000 {
+        if took > super::share::PATIENCE {
             attacker.share.fail(&format!("20 changes of a mapped file took {took} ms"));
         }
         libc::kill(child, libc::SIGKILL);

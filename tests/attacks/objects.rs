@@ -2,7 +2,7 @@
 //! Linux's, the others are served on, and when the attacker is gone there is as much as before.
 
 use super::health;
-use super::share::Chance;
+use super::share::{Chance, PATIENCE};
 use super::supervisor::{Attack, Attacker, Ends};
 
 const fn twice(name: &'static str, body: fn(&Attacker, u64)) -> Attack {
@@ -296,7 +296,7 @@ fn timers(attacker: &Attacker, _: u64) {
     let before = attacker.share.pongs();
     let start = super::share::now();
     while attacker.share.pongs().wrapping_sub(before) < 3 {
-        if super::share::now() - start > 10_000 {
+        if super::share::now() - start > PATIENCE {
             return attacker.share.fail("the bystander gets no turn");
         }
         super::share::doze(5);
@@ -536,7 +536,7 @@ fn futexes(attacker: &Attacker, _: u64) {
             let word = words + (number * 128 + 127) * 4;
             let start = super::share::now();
             while libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX) == 0 {
-                if super::share::now() - start > 10_000 {
+                if super::share::now() - start > PATIENCE {
                     return attacker.share.fail("a waiter does not wait");
                 }
                 super::share::doze(1);

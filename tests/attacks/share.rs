@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long anything may take that should take no time. Machines are shared.
-pub const PATIENCE: u64 = 10_000;
+pub const PATIENCE: u64 = 60_000;
 
 /// Memory that all processes of a run see.
 pub struct Share {

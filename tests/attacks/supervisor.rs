@@ -44,7 +44,7 @@ pub struct Attack {
     pub items: fn() -> u64,
     /// Whether each item needs a process of its own.
     pub fresh: bool,
-    /// How long an item, in milliseconds.
+    /// How long an item, in milliseconds; longer if it is no attack on time and has to come to an end.
     pub limit: u64,
     pub body: fn(&Attacker, u64),
 }
@@ -52,7 +52,7 @@ pub struct Attack {
 impl Attack {
     /// An attack in one process, which ends as said.
     pub const fn once(name: &'static str, ends: Ends, body: fn(&Attacker, u64)) -> Attack {
-        Attack { name, ends, items: || 1, fresh: true, limit: 3 * PATIENCE, body }
+        Attack { name, ends, items: || 1, fresh: true, limit: PATIENCE, body }
     }
 }
 
@@ -169,7 +169,11 @@ impl Supervisor {
             if at != item {
                 (item, since) = (at, now());
             }
-            let limit = if attack.ends == Ends::Killed && ready { 100 } else { attack.limit };
+            let limit = match attack.ends {
+                Ends::OrHangs => attack.limit,
+                Ends::Killed if ready => 100,
+                _ => attack.limit.max(PATIENCE),
+            };
             if now() - since > limit {
                 // SAFETY: our child, not waited for yet.
                 unsafe { libc::kill(pid, libc::SIGKILL) };

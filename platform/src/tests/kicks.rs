@@ -143,7 +143,7 @@ fn nobody_evades_a_kick() {
         let mut guest = space.thread();
         (guest.regs.rdx, guest.regs.rsp) = (place, DATA);
         let kicker = guest.thread.kicker();
-        let start = Instant::now();
+        let (start, lag) = (Instant::now(), Lag::watch());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(30));
@@ -153,7 +153,8 @@ fn nobody_evades_a_kick() {
             let outcome = guest.thread.run(&mut guest.regs);
             assert!(matches!(outcome, Ok(Trap::Kicked) | Err(Error::StubGone)), "{outcome:?}");
         });
-        assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+        let (took, lag) = (start.elapsed(), lag.total());
+        assert!(took < Duration::from_secs(1) + 4 * lag, "{took:?} ({lag:?} late)");
     }
 }
 

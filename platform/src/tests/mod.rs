@@ -14,6 +14,24 @@ use crate::stub::sys;
 use crate::{AddressSpace, Clocks, Error, MemoryFile, PAGE_SIZE, Platform};
 use crate::{Fault, Frames, GuestThread, Prot, Registers, Source, Trap, usercopy};
 
+/// The end-to-end tests' witness.
+#[path = "../../../tests/src/lag.rs"]
+mod lag;
+use lag::Lag;
+
+/// How long anything may take before a test gives up. Generous: machines are shared.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something holds.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Defines a function that returns a piece of guest code.
 macro_rules! guest_code {
     ($name:ident, $($line:literal),+ $(,)?) => {

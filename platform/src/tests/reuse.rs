@@ -232,7 +232,7 @@ fn a_false_ring_makes_nobody_wait_for_ever() {
         if kicked_before {
             kicker.kick();
         }
-        let start = Instant::now();
+        let (start, lag) = (Instant::now(), Lag::watch());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(30));
@@ -241,6 +241,7 @@ fn a_false_ring_makes_nobody_wait_for_ever() {
             // What comes of it is the guest's own fault.
             let _ = guest.thread.xstate();
         });
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let (took, lag) = (start.elapsed(), lag.total());
+        assert!(took < Duration::from_secs(2) + 4 * lag, "{took:?} ({lag:?} late)");
     }
 }
