@@ -4,15 +4,16 @@
 //! several; but who looks needs a CPU. So looking is earned: a pair begins to when by far the most
 //! requests came and were answered within [`WINDOW`], while a CPU is to spare, and stops as soon as
 //! either side has looked in vain for that long, or for a few times that where it has looked with
-//! success before. How many requests it takes doubles when looking was worth less than beginning
-//! costs, and halves when it was.
+//! success before. How many requests it takes doubles when looking was worth less than it cost, and
+//! halves when it was. It costs most where the host has given the CPU to somebody else meanwhile: who
+//! looks uses up a share that a sleeper would have had left when it was woken.
 //!
 //! A doorbell leaves both threads on one CPU. To begin, the guest's, which sleeps, is bound to
 //! another one, and is so for as long as the pair looks.
 
 use std::arch::x86_64::_rdtsc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::stub::affinity;
@@ -21,7 +22,9 @@ use crate::stub::sys::Tid;
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
 const WINDOW: Duration = Duration::from_micros(20);
 /// Quick requests that earn it: at first, at least, at most.
-const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
+const EARNED: (u32, u32, u32) = (48, 16, 1 << 14);
+/// Quick requests that earn it at least once the host took the CPU away from who looked.
+const CONTENDED: u32 = 512;
 /// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
 /// the gofer is its end.
 const PATIENT: u64 = 5;
@@ -35,8 +38,10 @@ const FORGIVEN: u64 = 50;
 const CREDIT: u32 = 8;
 /// Windows that the guest may take to wake up on another CPU and ask for something.
 const WAKING: u64 = 50;
-/// Requests that make beginning worth its while.
-const WORTH: u32 = 64;
+/// Windows that beginning costs.
+const BEGINNING: u64 = 16;
+/// Requests found by looking that save a window.
+const SAVING: u64 = 4;
 
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
@@ -50,6 +55,9 @@ pub(super) struct Spins {
     /// The pairs that look: when each was last seen to do something, 0 for none. Who is not seen for
     /// long is blocked, and its place is free.
     looking: Box<[AtomicU64]>,
+    /// Quick requests that earn looking at least, while others on this host want its CPUs: what one
+    /// pair learnt of that, the next one need not pay for.
+    contended: AtomicU32,
     /// Processor cycles that Sentry threads looked in vain.
     wasted: AtomicU64,
     /// Requests that were found by looking.
@@ -91,6 +99,7 @@ impl Spins {
             patience: (in_cycles(WINDOW) / per_look).clamp(1, 1 << 16) as u32,
             running: AtomicUsize::new(0),
             looking,
+            contended: AtomicU32::new(0),
             wasted: AtomicU64::new(0),
             found: AtomicU64::new(0),
             rung: AtomicU64::new(0),
@@ -150,6 +159,17 @@ impl Spins {
         place.flatten()
     }
 
+    /// A pair lost its CPU to others while it looked, or looking was worth it.
+    fn contend(&self, lost: bool) {
+        let was = self.contended.load(Ordering::Relaxed);
+        let price = match lost {
+            true => was.saturating_mul(2).clamp(CONTENDED, EARNED.2),
+            false if was <= CONTENDED => 0,
+            false => was / 2,
+        };
+        self.contended.store(price, Ordering::Relaxed);
+    }
+
     /// The pair at `place` does something, or (0) looks no more.
     fn seen(&self, place: usize, when: u64) {
         if let Some(place) = self.looking.get(place) {
@@ -171,6 +191,8 @@ pub(super) struct Spinner {
     hits: u32,
     /// Those that were not used to make up for a late answer.
     credit: u32,
+    /// Cycles that this thread looked in vain since then, or lost the CPU while it did.
+    lost: u64,
     /// It looked no longer because others needed the CPU.
     crowded: bool,
     /// How many earn looking.
@@ -189,6 +211,7 @@ impl Spinner {
             streak: 0,
             hits: 0,
             credit: 0,
+            lost: 0,
             crowded: false,
             price: EARNED.0,
             asked: 0,
@@ -227,7 +250,7 @@ impl Spinner {
             return false;
         }
         self.weigh(self.replied.wrapping_sub(self.asked));
-        self.streak >= self.price
+        self.streak >= self.price.max(self.spins.contended.load(Ordering::Relaxed))
     }
 
     /// One side took so many cycles.
@@ -272,7 +295,7 @@ impl Spinner {
             affinity::set(guest, [*there]);
         }
         self.bound = guest;
-        (self.hits, self.credit) = (0, 0);
+        (self.hits, self.credit, self.lost) = (0, 0, 0);
     }
 
     /// Looks for what `come` finds. False if it did not come in time.
@@ -292,6 +315,7 @@ impl Spinner {
             let has_room = self.spins.has_room(0);
             if looked > window || !has_room {
                 self.spins.wasted.fetch_add(looked, Ordering::Relaxed);
+                self.lost = self.lost.saturating_add(looked);
                 self.crowded = !has_room;
                 return Ok(false);
             }
@@ -303,12 +327,18 @@ impl Spinner {
         let Some(place) = self.place.take() else { return };
         self.spins.seen(place, 0);
         affinity::run_anywhere(self.bound);
-        if std::mem::take(&mut self.crowded) {
+        let saved = self.spins.window * u64::from(self.hits) / SAVING;
+        let worth = saved >= self.lost.saturating_add(self.spins.window * BEGINNING);
+        // Looking itself ends a little later than it should, at most.
+        let robbed = self.lost > self.spins.window * PATIENT * 2;
+        if worth || robbed {
+            self.spins.contend(!worth);
+        }
+        if std::mem::take(&mut self.crowded) && !robbed {
             // It was not to blame.
             self.streak = self.price / 2;
             return;
         }
-        let worth = self.hits >= WORTH;
         let price = if worth { self.price / 2 } else { self.price.saturating_mul(2) };
         self.price = price.clamp(EARNED.1, EARNED.2);
         self.streak = 0;
