@@ -30,7 +30,7 @@ const CONTENDED: u32 = 512;
 const PATIENT: u64 = 5;
 /// Quick requests that a guest outweighs which computes for longer than a window, but not for longer
 /// than a successful pair would look. An answer may take that long. What takes even longer outweighs
-/// all.
+/// [`CREDIT`].
 const SLOW: u32 = 2;
 /// Windows that a late answer may take after which both go on looking, if many came in time.
 const FORGIVEN: u64 = 50;
@@ -256,7 +256,7 @@ impl Spinner {
     /// One side took so many cycles.
     fn weigh(&mut self, took: u64) {
         if took > self.spins.window * PATIENT {
-            self.streak = 0;
+            self.streak = self.streak.saturating_sub(CREDIT);
         }
     }
 
