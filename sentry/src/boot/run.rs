@@ -27,9 +27,6 @@ use crate::vfs::{
     Dentry, FileDescription, FileType, Mount, MountFlags, OpenFlags, Path, limit_open_files,
 };
 
-/// Slaves have the majors 136 to 143 (`UNIX98_PTY_MAJOR_COUNT`).
-const SLAVE_MAJORS: u32 = 8;
-
 /// Boots the kernel, runs the first program to its end and says on the control channel how it
 /// ended.
 pub fn run(spec: BootSpec, fds: BootFds, seal: Seal) {
@@ -225,10 +222,7 @@ fn make_console(
 fn register_drivers(kernel: &Arc<Kernel>, devpts: &Arc<Devpts>, console: Option<&Console>) {
     let memory = MemoryDriver { memory: kernel.memory.clone() };
     kernel.special.register_char(MEMORY_MAJOR, Arc::new(memory));
-    let slaves = Arc::new(SlaveDriver(devpts.clone()));
-    for major in SLAVE_MAJOR..SLAVE_MAJOR + SLAVE_MAJORS {
-        kernel.special.register_char(major, slaves.clone());
-    }
+    kernel.special.register_char(SLAVE_MAJOR, Arc::new(SlaveDriver(devpts.clone())));
     let console = console.map(|c| c.tty().clone());
     let aux = AuxDriver { devpts: devpts.clone(), console };
     kernel.special.register_char(TTYAUX_MAJOR, Arc::new(aux));

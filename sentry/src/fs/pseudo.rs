@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use parking_lot::Mutex;
 
-use crate::kernel::Task;
 use crate::kernel::time::file_time;
+use crate::kernel::{Task, ThreadGroup};
 use crate::kmem::{self, KernelMemory};
 use crate::vfs::{
     Attr, DentryPolicy, DirEntry, DirSink, FileOps, FileSystem, FileType, Inode, InodeKey, IoDst,
@@ -50,8 +50,19 @@ impl FileSystem for PseudoFs {
 pub trait Directory: Send + Sync {
     /// The child called `name`, or `ENOENT`.
     fn lookup(&self, fs: &Arc<PseudoFs>, name: &[u8]) -> Result<Arc<Node>, Errno>;
-    /// All children.
+    /// All children, in the order of [`Self::place`].
     fn list(&self) -> Vec<Listed>;
+    /// Where reading stands before `child`, which is number `index` of the list. Must not depend on
+    /// others that come and go: who reads on would miss what moved forward.
+    fn place(&self, index: usize, child: &Listed) -> u64 {
+        let _ = child;
+        index as u64
+    }
+    /// The process that it is the directory of: `EBADF` for another directory, `ESRCH` if the
+    /// process is gone.
+    fn process(&self) -> Result<Arc<ThreadGroup>, Errno> {
+        Err(Errno::EBADF)
+    }
     /// Whether children come and go by themselves.
     fn policy(&self) -> DentryPolicy {
         DentryPolicy::Never
@@ -281,6 +292,15 @@ struct OpenDir {
     node: Arc<Node>,
 }
 
+/// The process whose directory (`/proc/PID`) this open file is. `EBADF` for another file, `ESRCH` if
+/// the process is gone.
+pub fn process_of(file: &dyn FileOps) -> Result<Arc<ThreadGroup>, Errno> {
+    match file.as_any().downcast_ref::<OpenDir>().map(|open| &open.node.kind) {
+        Some(Kind::Dir(dir)) => dir.process(),
+        _ => Err(Errno::EBADF),
+    }
+}
+
 impl FileOps for OpenDir {
     fn read(&self, _: &mut IoDst<'_>, _: u64) -> Result<usize, Errno> {
         Err(Errno::EISDIR)
@@ -293,9 +313,12 @@ impl FileOps for OpenDir {
             ino: self.node.ino,
             kind: FileType::Directory,
         });
-        let listed = dots.into_iter().chain(dir.list());
-        for entry in listed.skip(usize::try_from(*pos).unwrap_or(usize::MAX)) {
-            let next = *pos + 1;
+        let children = dir.list();
+        let children = children.into_iter().enumerate();
+        let children = children.map(|(i, entry)| (dir.place(i, &entry).saturating_add(2), entry));
+        let from = *pos;
+        for (place, entry) in (0..).zip(dots).chain(children).filter(|(at, _)| *at >= from) {
+            let next = place.saturating_add(1);
             let kind = Some(entry.kind);
             if !sink(DirEntry { ino: entry.ino, next, kind, name: &entry.name }) {
                 break;

@@ -305,7 +305,9 @@ impl Current {
             Ok(Trap::Exception(exception)) => self.exception(&exception),
             Err(error) => {
                 static LOST: Rarely = Rarely::new();
-                if let Some(count) = LOST.due() {
+                // Who is being killed may lose its stub first.
+                let dies = self.is_exiting() || self.task.is_killed();
+                if !dies && let Some(count) = LOST.due() {
                     tracing::error!(tid = self.tid(), %error, count, "guest thread lost");
                 }
                 self.group.begin_exit(libc::SIGKILL as u32);

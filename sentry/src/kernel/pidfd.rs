@@ -7,6 +7,7 @@ use abi::Errno;
 
 use super::{Current, Events, ThreadGroup, WaitQueue};
 use crate::fs::anon::{self, AnonKind};
+use crate::fs::pseudo;
 use crate::vfs::{FileDescription, FileOps, OpenFlags};
 
 /// What a pidfd refers to.
@@ -48,6 +49,19 @@ pub fn new_file(
     }
     let ops = Box::new(Pidfd { group: group.clone() });
     anon::new_file(cur.cred(), AnonKind::Inode("[pidfd]"), ops, flags)
+}
+
+/// The process that pidfd_send_signal(2) means: behind a pidfd, or that of an open `/proc/PID`.
+/// `EBADF` for another file.
+pub fn to_signal(cur: &Current, fd: i32) -> Result<Arc<ThreadGroup>, Errno> {
+    let file = cur.files.get(fd)?;
+    if let Some(pidfd) = file.downcast::<Pidfd>() {
+        return Ok(pidfd.group.clone());
+    }
+    if file.flags().contains(OpenFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
+    pseudo::process_of(file.ops())
 }
 
 /// The process behind a pidfd, and whether it is non-blocking. `EBADF` for another file.

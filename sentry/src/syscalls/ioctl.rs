@@ -4,10 +4,20 @@ use abi::Errno;
 
 use super::{Args, SysResult};
 use crate::kernel::Current;
-use crate::vfs::{FileType, OpenFlags};
+use crate::vfs::{FileDescription, FileType, OpenFlags};
 
 /// `FIOQSIZE`: the size of a file that has one.
 const FIOQSIZE: u64 = 0x5460;
+
+/// `S_IFMT` of a file's mode: what anonymous inodes stand for has none.
+fn file_type(file: &FileDescription) -> Result<u32, Errno> {
+    match file.inode()?.file_type() {
+        FileType::Regular => Ok(file.attr()?.mode & libc::S_IFMT),
+        FileType::Directory => Ok(libc::S_IFDIR),
+        FileType::Symlink => Ok(libc::S_IFLNK),
+        _ => Ok(0),
+    }
+}
 
 /// ioctl(2)
 pub fn ioctl(cur: &mut Current, args: &Args) -> SysResult {
@@ -30,13 +40,13 @@ pub fn ioctl(cur: &mut Current, args: &Args) -> SysResult {
             flags.set(flag, on);
             file.set_flags(&cur.kernel, fd, flags);
         }
-        FIOQSIZE => match file.inode()?.file_type() {
-            FileType::Regular | FileType::Directory | FileType::Symlink => {
+        FIOQSIZE => match file_type(&file)? {
+            libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK => {
                 cur.mm.write_obj(arg, &file.attr()?.size)?;
             }
             _ => return Err(Errno::ENOTTY),
         },
-        libc::FIONREAD if file.inode()?.file_type() == FileType::Regular => {
+        libc::FIONREAD if file_type(&file)? == libc::S_IFREG => {
             let left = file.attr()?.size.saturating_sub(*file.pos().lock());
             cur.mm.write_obj(arg, &(left as i32))?;
         }

@@ -312,7 +312,7 @@ pub fn pidfd_send_signal(cur: &mut Current, args: &Args) -> SysResult {
     if args.uint(3) != 0 {
         return Err(Errno::EINVAL);
     }
-    let (group, _) = pidfd::get(cur, args.int(0))?;
+    let group = pidfd::to_signal(cur, args.int(0))?;
     let signo = args.int(1);
     let info = match args.u64(2) {
         0 => own_info(cur, signo, SI_USER),

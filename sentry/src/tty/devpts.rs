@@ -270,13 +270,12 @@ impl FileOps for OpenRoot {
     }
 }
 
-/// Opens `/dev/pts/N` (majors 136 and up).
+/// Opens `/dev/pts/N` (major 136).
 pub struct SlaveDriver(pub Arc<Devpts>);
 
 impl DeviceDriver for SlaveDriver {
     fn open(&self, rdev: u64, args: &OpenArgs<'_>) -> Result<Box<dyn FileOps>, Errno> {
-        let index = (libc::major(rdev) - super::SLAVE_MAJOR) * 256 + libc::minor(rdev);
-        let tty = self.0.tty(index).ok_or(Errno::EIO)?;
+        let tty = self.0.tty(libc::minor(rdev)).ok_or(Errno::EIO)?;
         open_slave(&tty, args)
     }
 }

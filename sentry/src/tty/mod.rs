@@ -9,12 +9,12 @@ pub mod ldisc;
 pub mod pty;
 pub mod termios;
 
-/// Major number of the first 256 slaves (`UNIX98_PTY_SLAVE_MAJOR`).
+/// Major number of slaves (`UNIX98_PTY_SLAVE_MAJOR`). Linux has eight, but uses one.
 pub const SLAVE_MAJOR: u32 = 136;
 /// Major number of `/dev/tty` (minor 0), `/dev/console` (1) and `/dev/ptmx` (2).
 pub const TTYAUX_MAJOR: u32 = 5;
 
 /// The device number of slave `index`.
 pub fn slave_rdev(index: u32) -> u64 {
-    libc::makedev(SLAVE_MAJOR + index / 256, index % 256)
+    libc::makedev(SLAVE_MAJOR, index)
 }

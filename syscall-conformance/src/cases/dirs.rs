@@ -16,6 +16,7 @@ cases![
     getdents_types,
     getdents_many,
     getdents_while_changing,
+    getdents_of_descriptors_while_closing,
     getcwd_forms,
     chdir_errors,
     fchdir_and_deleted,
@@ -199,6 +200,35 @@ fn getdents_while_changing() {
     assert!(rest.len() <= 1 + 99);
     ok!(SYS_lseek, fd, 0, SEEK_SET);
     assert_eq!(list(fd, 512).len(), 3);
+}
+
+fn getdents_of_descriptors_while_closing() {
+    let first = ok!(SYS_fcntl, 0, F_DUPFD, 100) as i32;
+    for _ in 0..30 {
+        ok!(SYS_fcntl, 0, F_DUPFD, first);
+    }
+    let fd = open(c"/proc/self/fd", O_RDONLY, 0);
+    let mut b = [0u64; 12];
+    loop {
+        let n = ok!(SYS_getdents64, fd, &mut b, 96);
+        if n == 0 {
+            break;
+        }
+        let bytes: Vec<u8> = b.iter().flat_map(|w| w.to_ne_bytes()).take(n).collect();
+        let mut at = 0;
+        while at < n {
+            let len = u16::from_ne_bytes([bytes[at + 16], bytes[at + 17]]) as usize;
+            let name = bytes[at + 19..at + len].split(|b| *b == 0).next().unwrap();
+            match std::str::from_utf8(name).unwrap().parse() {
+                Ok(open) if open >= first => close(open),
+                _ => {}
+            }
+            at += len;
+        }
+    }
+    for closed in first..=first + 30 {
+        err!(EBADF: SYS_fcntl, closed, F_GETFD, 0);
+    }
 }
 
 fn cwd() -> String {

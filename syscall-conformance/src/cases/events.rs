@@ -32,6 +32,7 @@ cases![
     signalfd_errors,
     inotify_events,
     inotify_errors,
+    bytes_to_read,
 ];
 
 fn eventfd(n: u32, flags: i32) -> i32 {
@@ -508,6 +509,20 @@ fn inotify_events() {
     err!(EAGAIN: SYS_read, fd, &mut [0u8; 64], 64);
     ok!(SYS_inotify_rm_watch, fd, wd);
     assert_eq!(inotify_read(fd), [(IN_IGNORED, String::new())]);
+}
+
+fn bytes_to_read() {
+    let mut n = 77i32;
+    let fd = ok!(SYS_inotify_init1, IN_NONBLOCK) as i32;
+    ok!(SYS_ioctl, fd, FIONREAD, &mut n);
+    assert_eq!(n, 0);
+    ok!(SYS_inotify_add_watch, fd, c".", IN_CREATE);
+    file(c"f", b"");
+    file(c"a name of more than sixteen bytes", b"");
+    ok!(SYS_ioctl, fd, FIONREAD, &mut n);
+    assert_eq!(n as usize, read(fd, 4096).len());
+    err!(ENOTTY: SYS_ioctl, ok!(SYS_eventfd2, 5, 0), FIONREAD, &mut n);
+    err!(ENOTTY: SYS_ioctl, fd, 0x5460, &mut [0u64; 1]);
 }
 
 fn inotify_errors() {

@@ -2,6 +2,7 @@
 
 use crate::helpers::*;
 use crate::sys::BAD;
+use std::ffi::CString;
 
 cases![
     fork_basics,
@@ -30,6 +31,7 @@ cases![
     clone_settid,
     clone3_forms,
     pidfd_wait_and_signal,
+    pidfd_of_proc,
     pidfd_errors,
     process_limit,
     exit_closes_and_flushes_nothing,
@@ -492,6 +494,21 @@ fn pidfd_wait_and_signal() {
     let fd = ok!(SYS_pidfd_open, pid, 0);
     ok!(SYS_pidfd_send_signal, fd, SIGTERM, 0, 0);
     assert_eq!(killed_by(wait(pid)), Some(SIGTERM));
+}
+
+fn pidfd_of_proc() {
+    let pid = fork(|| loop {
+        nap(1000)
+    });
+    let dir = CString::new(format!("/proc/{pid}")).unwrap();
+    err!(EBADF: SYS_pidfd_send_signal, open(&dir, O_PATH, 0), 0, 0, 0);
+    let thread = CString::new(format!("/proc/{pid}/task/{pid}")).unwrap();
+    err!(EBADF: SYS_pidfd_send_signal, open(&thread, O_RDONLY, 0), 0, 0, 0);
+    err!(EBADF: SYS_pidfd_send_signal, open(c"/proc", O_RDONLY, 0), 0, 0, 0);
+    let fd = open(&dir, O_RDONLY, 0);
+    ok!(SYS_pidfd_send_signal, fd, SIGTERM, 0, 0);
+    assert_eq!(killed_by(wait(pid)), Some(SIGTERM));
+    err!(ESRCH: SYS_pidfd_send_signal, fd, 0, 0, 0);
 }
 
 fn pidfd_errors() {

@@ -54,6 +54,10 @@ impl Directory for FdDir {
         files.map(|f| f.fds().into_iter().map(entry).collect()).unwrap_or_default()
     }
 
+    fn place(&self, _: usize, child: &Listed) -> u64 {
+        parse_number(&child.name).map_or(0, |fd| fd as u64)
+    }
+
     fn policy(&self) -> DentryPolicy {
         DentryPolicy::Never
     }

@@ -25,6 +25,8 @@ use crate::vfs::{Dentry, DentryPolicy, FileType, LinkTarget, Mount, MountFlags};
 const MAGIC: i64 = 0x9fa0;
 /// Inode number of the root (`PROC_ROOT_INO`).
 const ROOT_INO: u64 = 1;
+/// Processes come after this many other entries (`FIRST_PROCESS_ENTRY`).
+const FIRST_PROCESS_PLACE: u64 = 256;
 /// Fixed files are numbered from here, as Linux does (`PROC_DYNAMIC_FIRST`).
 const FIRST_FIXED_INO: u64 = 0xf000_0000;
 
@@ -72,6 +74,13 @@ impl Directory for Root {
             kind: FileType::Directory,
         }));
         list
+    }
+
+    fn place(&self, index: usize, child: &Listed) -> u64 {
+        match parse_number(&child.name) {
+            Some(pid) => FIRST_PROCESS_PLACE + pid as u64,
+            None => index as u64,
+        }
     }
 
     fn policy(&self) -> DentryPolicy {

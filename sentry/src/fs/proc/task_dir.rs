@@ -6,7 +6,7 @@ use abi::Errno;
 
 use super::{fd, maps, memory, mounts, parse_number, status};
 use crate::fs::pseudo::{Content, Directory, Link, Listed, Node, PseudoFs};
-use crate::kernel::{Caps, Task};
+use crate::kernel::{Caps, Task, ThreadGroup};
 use crate::vfs::{DentryPolicy, FileOps, FileType, LinkTarget, OpenArgs};
 
 /// The inode number of entry `index` of a task's directory; 0 is the directory itself.
@@ -144,6 +144,13 @@ impl Directory for TaskDir {
             .collect()
     }
 
+    fn process(&self) -> Result<Arc<ThreadGroup>, Errno> {
+        if self.as_thread {
+            return Err(Errno::EBADF);
+        }
+        Ok(self.task.upgrade().ok_or(Errno::ESRCH)?.group.clone())
+    }
+
     fn policy(&self) -> DentryPolicy {
         DentryPolicy::Never
     }
@@ -187,13 +194,18 @@ impl Directory for Tasks {
     }
 
     fn list(&self) -> Vec<Listed> {
-        let threads = self.0.upgrade().map(|t| t.group.threads()).unwrap_or_default();
+        let mut threads = self.0.upgrade().map(|t| t.group.threads()).unwrap_or_default();
+        threads.sort_unstable_by_key(|t| t.tid());
         let entry = |t: &Arc<Task>| Listed {
             name: t.tid().to_string().into_bytes(),
             ino: ino(t, true, 0),
             kind: FileType::Directory,
         };
         threads.iter().map(entry).collect()
+    }
+
+    fn place(&self, _: usize, child: &Listed) -> u64 {
+        parse_number(&child.name).map_or(0, |tid| tid as u64)
     }
 
     fn nlink(&self) -> u32 {
