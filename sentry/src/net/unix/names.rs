@@ -105,10 +105,10 @@ impl UnixNames {
     pub(super) fn unbind(&self, socket: &Weak<UnixSocket>, bound: &Bound) {
         let mut names = self.inner.lock();
         match (&bound.addr, &bound.path) {
-            (UnixAddr::Abstract(name), _) => {
-                if names.abstracts.get(name).is_some_and(|s| Weak::ptr_eq(s, socket)) {
-                    names.abstracts.remove(name);
-                }
+            (UnixAddr::Abstract(name), _)
+                if names.abstracts.get(name).is_some_and(|s| Weak::ptr_eq(s, socket)) =>
+            {
+                names.abstracts.remove(name);
             }
             (_, Some(path)) => {
                 if let Ok(key) = path.inode().map(|i| i.key())
