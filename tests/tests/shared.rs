@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rsentry_tests::{Sandboxes, UNPRIVILEGED, on_every_platform, wait};
@@ -197,6 +197,24 @@ fn every_complete_change_is_seen(platform: &str) {
     guest.end();
 }
 
+/// A file that the host makes between a guest's look and its own try to make it is opened.
+fn who_makes_a_file_first_does_not_matter(platform: &str) {
+    let mut guest = Guest::start(platform, |_| {});
+    let path = guest.path("f");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                drop(fs::File::create(&path));
+            }
+        });
+        let answers: Vec<_> = (0..10).map(|_| guest.ask("create 300 /shared/f")).collect();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(answers, vec![vec![0]; 10]);
+    });
+    guest.end();
+}
+
 /// More changes than the host's kernel remembers, while nobody looks.
 fn a_flood_of_changes_loses_none(platform: &str) {
     let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
@@ -302,6 +320,7 @@ fn without_watches_names_are_asked_for(platform: &str) {
 
 on_every_platform!(
     every_complete_change_is_seen,
+    who_makes_a_file_first_does_not_matter,
     a_flood_of_changes_loses_none,
     a_closed_directory_is_closed_at_once,
     without_watches_names_are_asked_for,

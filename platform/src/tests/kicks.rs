@@ -94,7 +94,13 @@ fn storm(world: &World, answers: &[(u64, u64)]) -> (u64, u64) {
         });
         let start = Instant::now();
         let mut outcome = Ok(());
-        while outcome.is_ok() && start.elapsed() < Duration::from_millis(1500) {
+        // Longer where the machine is busy.
+        let few = |kicks| kicks <= 100 || word(&data, 0) <= 100;
+        let enough = |kicks| {
+            let took = start.elapsed();
+            took >= PATIENCE || took >= Duration::from_millis(1500) && !few(kicks)
+        };
+        while outcome.is_ok() && !enough(kicks) {
             match guest.thread.run(&mut guest.regs) {
                 Ok(Trap::Syscall) if guest.regs.orig_rax == 39 => guest.regs.rax = 4711,
                 Ok(Trap::Syscall) if guest.regs.orig_rax == 15 => guest.regs.rax = 39,

@@ -71,9 +71,4 @@ impl FsContext {
     pub fn set_umask(&self, umask: u32) -> u32 {
         std::mem::replace(&mut self.inner.write().umask, umask & 0o777)
     }
-
-    /// unshare(CLONE_NEWNS).
-    pub fn set_mounts(&self, mounts: Arc<MountNamespace>) {
-        self.inner.write().mounts = mounts;
-    }
 }

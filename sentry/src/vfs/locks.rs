@@ -56,7 +56,8 @@ pub struct RangeLock {
 #[derive(Default)]
 struct InodeLocks {
     ranges: RangeLocks,
-    whole: Vec<(Owner, LockKind, i32)>,
+    /// flock(2)'s: either one exclusive lock or any number of shared ones.
+    whole: HashMap<Owner, (LockKind, i32)>,
     queue: WaitQueue,
 }
 
@@ -67,6 +68,30 @@ impl InodeLocks {
 
     fn cost(&self) -> usize {
         self.ranges.cost() + self.whole.len() * COST
+    }
+
+    /// Sets an owner's flock(2) lock; false if another owner's is in the way. One of another kind is
+    /// given up either way.
+    fn set_whole(&mut self, owner: Owner, kind: LockKind, pid: i32) -> bool {
+        if self.whole.get(&owner).is_some_and(|(held, _)| *held == kind) {
+            return true;
+        }
+        self.give_up_whole(owner);
+        let held = self.whole.values().next().map(|(held, _)| *held);
+        let free = match kind {
+            LockKind::Exclusive => held.is_none(),
+            LockKind::Shared => held != Some(LockKind::Exclusive),
+        };
+        if free {
+            self.whole.insert(owner, (kind, pid));
+        }
+        free
+    }
+
+    fn give_up_whole(&mut self, owner: Owner) {
+        if self.whole.remove(&owner).is_some() {
+            self.queue.wake(Events::IN);
+        }
     }
 }
 
@@ -211,20 +236,8 @@ pub fn flock(
             return Err(Errno::ENOLCK);
         }
         Ok(table.edit(key, |locks| {
-            if locks.whole.iter().any(|(o, k, _)| *o == owner && *k == kind) {
-                return Ok(());
-            }
-            let before = locks.whole.len();
-            locks.whole.retain(|(o, ..)| *o != owner);
-            if locks.whole.len() != before {
-                locks.queue.wake(Events::IN);
-            }
-            let exclusive = kind == LockKind::Exclusive;
-            if locks.whole.iter().any(|(_, k, _)| exclusive || *k == LockKind::Exclusive) {
-                return Err(locks.queue.clone());
-            }
-            locks.whole.push((owner, kind, task.group.tgid));
-            Ok(())
+            let set = locks.set_whole(owner, kind, task.group.tgid);
+            if set { Ok(()) } else { Err(locks.queue.clone()) }
         }))
     };
     loop {
@@ -246,13 +259,7 @@ pub fn funlock(key: InodeKey, owner: Owner) {
     if COUNT.load(Ordering::Relaxed) == 0 {
         return;
     }
-    TABLE.lock().edit(key, |locks| {
-        let before = locks.whole.len();
-        locks.whole.retain(|(o, ..)| *o != owner);
-        if locks.whole.len() != before {
-            locks.queue.wake(Events::IN);
-        }
-    });
+    TABLE.lock().edit(key, |locks| locks.give_up_whole(owner));
 }
 
 /// Gives up all that `owner` has on an inode: at close(2) for a descriptor table, at the last close
@@ -286,7 +293,7 @@ pub fn all() -> Vec<LockInfo> {
     let table = TABLE.lock();
     let mut lines = Vec::new();
     for (&key, locks) in &table.inodes {
-        for &(owner, kind, pid) in &locks.whole {
+        for (&owner, &(kind, pid)) in &locks.whole {
             let lock = RangeLock { start: 0, end: u64::MAX, kind, owner, pid };
             lines.push(LockInfo { key, flock: true, lock });
         }
@@ -298,6 +305,36 @@ pub fn all() -> Vec<LockInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Against a list that is searched: one exclusive lock, or any number of shared ones.
+    #[test]
+    fn whole_files_have_one_writer_or_many_readers() {
+        let mut locks = InodeLocks::default();
+        let mut model: Vec<(Owner, LockKind)> = Vec::new();
+        let mut random = 4711u64;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let owner = Owner::File(random >> 40 & 7);
+            let kind = match random >> 50 & 3 {
+                0 => LockKind::Exclusive,
+                1 | 2 => LockKind::Shared,
+                _ => {
+                    locks.give_up_whole(owner);
+                    model.retain(|(held, _)| *held != owner);
+                    continue;
+                }
+            };
+            model.retain(|held| held.0 != owner || held.1 == kind);
+            let free = model.iter().all(|&(held, its)| {
+                held == owner || (its, kind) == (LockKind::Shared, LockKind::Shared)
+            });
+            assert_eq!(locks.set_whole(owner, kind, 1), free);
+            if free && !model.contains(&(owner, kind)) {
+                model.push((owner, kind));
+            }
+            assert_eq!(locks.whole.len(), model.len());
+        }
+    }
 
     #[test]
     fn circles_are_seen() {

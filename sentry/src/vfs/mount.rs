@@ -338,28 +338,6 @@ impl MountNamespace {
         table.place(&old, put_old);
         Ok(())
     }
-
-    /// A copy, for `CLONE_NEWNS`, and how to carry a path over into it.
-    pub fn fork(&self) -> (Arc<MountNamespace>, impl Fn(&Path) -> Path + use<>) {
-        let table = self.table.read();
-        let copy = |m: &Arc<Mount>| Mount::new(m.fs.clone(), m.root.clone(), &m.source, m.flags());
-        let pairs: Vec<_> = table.mounts.iter().map(|m| (m.clone(), copy(m))).collect();
-        let carry = move |path: &Path| {
-            let new = pairs.iter().find(|(old, _)| Arc::ptr_eq(old, &path.mount));
-            let mount = new.map_or(&path.mount, |(_, new)| new).clone();
-            Path { mount, dentry: path.dentry.clone() }
-        };
-        let root = carry(&table.root.root_path()).mount;
-        let mut new = Table { mounts: Vec::new(), at: HashMap::new(), root };
-        for old in &table.mounts {
-            let mount = carry(&old.root_path()).mount;
-            if let Some(point) = old.point() {
-                new.place(&mount, carry(&point));
-            }
-            new.mounts.push(mount);
-        }
-        (Arc::new(MountNamespace { table: RwLock::new(new) }), carry)
-    }
 }
 
 impl Drop for Mount {

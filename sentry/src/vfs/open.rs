@@ -43,6 +43,9 @@ pub fn check_flags(flags: OpenFlags) -> Result<(), Errno> {
     Ok(())
 }
 
+/// How many times in a row the host may make a file and remove it again just when a guest is about to.
+const OUTRUN: u32 = 100;
+
 /// Opens `path` for a system call. `mode` counts for `O_CREAT` and `O_TMPFILE`. May block (named
 /// pipes).
 pub fn open(
@@ -161,7 +164,8 @@ fn resolve_last(
         let mut child = walker.child(last.name, b"")?;
         let mut created = false;
         if create && child.with_inode(|i| i.is_none()) {
-            (child, created) = create_file(ctx, &walker.at, last.name, mode)?;
+            let exclusive = flags.contains(OpenFlags::EXCL);
+            (child, created) = create_file(ctx, &walker.at, last.name, mode, exclusive)?;
         }
         match walker.enter(child, follow)? {
             Some(link) => text = Cow::Owned(link),
@@ -174,22 +178,33 @@ fn resolve_last(
     Ok((walker.at, created))
 }
 
-/// Creates a regular file unless somebody else was quicker.
+/// Creates a regular file unless somebody else was quicker. That may be somebody whom the directory's
+/// lock does not keep out, between the look and the creation: the host. What is there then is opened like
+/// anything else, unless nothing may be there.
 fn create_file(
     ctx: &WalkContext<'_>,
     dir: &Path,
     name: &[u8],
     mode: u32,
+    exclusive: bool,
 ) -> Result<(Arc<Dentry>, bool), Errno> {
-    let _exclusive = dir.dentry.dir.write();
-    let child = child_locked(&dir.dentry, name, b"")?;
-    if child.with_inode(|i| i.is_some()) {
-        return Ok((child, false));
-    }
+    let _lock = dir.dentry.dir.write();
     let umask = ctx.task.map_or(0, |t| t.fs().umask());
-    let owner = NewOwner::check(ctx, dir, mode & 0o7777 & !umask, false)?;
-    dirops::make(dir, &child, name, &owner, NodeKind::Regular)?;
-    Ok((child, true))
+    let mut quicker = 0;
+    loop {
+        let child = child_locked(&dir.dentry, name, b"")?;
+        if child.with_inode(|i| i.is_some()) {
+            return Ok((child, false));
+        }
+        let owner = NewOwner::check(ctx, dir, mode & 0o7777 & !umask, false)?;
+        match dirops::make(dir, &child, name, &owner, NodeKind::Regular) {
+            Err(Errno::EEXIST) if !exclusive && quicker < OUTRUN => {
+                quicker += 1;
+                dir.dentry.remove_child(&child);
+            }
+            made => return made.map(|()| (child, true)),
+        }
+    }
 }
 
 /// The checks on what is opened, by its type and permissions (`may_open`).

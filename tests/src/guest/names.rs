@@ -3,7 +3,8 @@
 //!
 //! A request is a line on standard input, its words separated by spaces; the answer is one on standard
 //! output. `look PATH...` tells an inode number for each path, or `-ERRNO`; `make PATH`, `mkdir PATH`,
-//! `remove PATH`, `rmdir PATH` and `move FROM TO` change something and answer `0` or `-ERRNO`.
+//! `remove PATH`, `rmdir PATH` and `move FROM TO` change something and answer `0` or `-ERRNO`; so does
+//! `create TIMES PATH`, which opens a file, made if need be, and removes it, again and again until one fails.
 
 use std::fs;
 use std::io::{self, BufRead, Write};
@@ -39,6 +40,13 @@ pub fn answer() {
                 paths.iter().map(stat).collect::<Vec<_>>().join(" ")
             }
             ["make", path] => done(fs::File::create_new(path).map(drop)),
+            ["create", times, path] => {
+                let mut create = fs::File::options();
+                create.create(true).truncate(false).write(true);
+                let times = times.parse().expect("a number");
+                let once = |_: u32| create.open(path).and_then(|_| fs::remove_file(path));
+                done((0..times).try_for_each(once))
+            }
             ["mkdir", path] => done(fs::create_dir(path)),
             ["remove", path] => done(fs::remove_file(path)),
             ["rmdir", path] => done(fs::remove_dir(path)),
