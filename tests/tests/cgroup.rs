@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rsentry_tests::{Process, Sandboxes, UNPRIVILEGED, eventually, finish, text, wait};
+use rsentry_tests::{Lag, Process, Sandboxes, UNPRIVILEGED, eventually, finish, text, wait};
 
 /// Mounted trees: controllers (none for version 2), and the top.
 fn trees() -> Vec<(String, PathBuf)> {
@@ -267,12 +267,14 @@ fn io_limits_hold() {
     let write = "dd if=/dev/zero of=/disk/x bs=64k count=40 conv=fsync 2>&1";
     let arguments =
         ["run", "--user=0:0", &cgroup, &limit, &show, "-w", "/", "--", "sh", "-c", write];
-    let start = std::time::Instant::now();
+    let (start, lag) = (std::time::Instant::now(), Lag::watch());
     let output = finish(sandboxes.command(&arguments));
-    let took = start.elapsed().as_secs_f64();
+    let (took, lag) = (start.elapsed().as_secs_f64(), lag.total().as_secs_f64());
     assert!(output.status.success(), "{output:?}");
     let written = (40 << 16) as f64;
     assert!(written / took < 1.1 * RATE as f64, "{took} s: {output:?}");
+    // Not that nothing comes through at all.
+    assert!(took < 20.0 + lag, "{took} s ({lag} s late)");
     sandboxes.assert_nothing_left();
     for (_, top) in trees() {
         assert!(!top.join(&name).exists(), "a group is left in {}", top.display());

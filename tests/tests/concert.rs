@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rsentry_tests::{Sandboxes, Terminal, eventually, finish, text, wait};
+use rsentry_tests::{Lag, Sandboxes, Terminal, eventually, finish, text, wait};
 use syscall_conformance::build;
 
 fn guest() -> &'static Path {
@@ -415,8 +415,11 @@ fn noninterference(platform: &str) {
             .spawn()
             .unwrap();
         eventually("the neighbour runs", || neighbours.processes().len() >= 3);
+        let (start, lag) = (Instant::now(), Lag::watch());
         std::thread::sleep(Duration::from_millis(300));
         let beside = record(&sandboxes);
+        let (took, lag) = (start.elapsed(), lag.total());
+        assert!(took < Duration::from_secs(50) + lag, "slow: {took:?} ({lag:?} late)");
         let differs = alone.lines().zip(beside.lines()).find(|(one, other)| one != other);
         child.kill().unwrap();
         child.wait().unwrap();
