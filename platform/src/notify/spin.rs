@@ -193,6 +193,8 @@ pub(super) struct Spinner {
     credit: u32,
     /// Cycles that this thread looked in vain since then, or lost the CPU while it did.
     lost: u64,
+    /// The host gave its CPU to others while it looked.
+    robbed: bool,
     /// It looked no longer because others needed the CPU.
     crowded: bool,
     /// How many earn looking.
@@ -212,6 +214,7 @@ impl Spinner {
             hits: 0,
             credit: 0,
             lost: 0,
+            robbed: false,
             crowded: false,
             price: EARNED.0,
             asked: 0,
@@ -316,6 +319,8 @@ impl Spinner {
             if looked > window || !has_room {
                 self.spins.wasted.fetch_add(looked, Ordering::Relaxed);
                 self.lost = self.lost.saturating_add(looked);
+                // By itself it looks a little longer than it should, at most.
+                self.robbed |= looked > window + self.spins.window * PATIENT;
                 self.crowded = !has_room;
                 return Ok(false);
             }
@@ -329,8 +334,7 @@ impl Spinner {
         affinity::run_anywhere(self.bound);
         let saved = self.spins.window * u64::from(self.hits) / SAVING;
         let worth = saved >= self.lost.saturating_add(self.spins.window * BEGINNING);
-        // Looking itself ends a little later than it should, at most.
-        let robbed = self.lost > self.spins.window * PATIENT * 2;
+        let robbed = std::mem::take(&mut self.robbed);
         if worth || robbed {
             self.spins.contend(!worth);
         }
