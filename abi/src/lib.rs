@@ -5,6 +5,7 @@
 //! crate with the *kernel's* value may be used from there; what is here is what needs a type.
 
 pub mod errno;
+pub mod ipc;
 pub mod time;
 
 pub use errno::Errno;

@@ -80,6 +80,7 @@ impl ExecFile for Program {
             writable: false,
             append_only: false,
             noexec: false,
+            area: None,
         }
     }
     fn description(&self) -> Option<Arc<FileDescription>> {

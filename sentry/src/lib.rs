@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod boot;
 pub mod fs;
+pub mod ipc;
 pub mod kernel;
 pub mod kmem;
 pub mod loader;

@@ -12,6 +12,8 @@ mod batch;
 mod cases;
 #[path = "guest/helpers.rs"]
 mod helpers;
+#[path = "guest/ipc.rs"]
+mod ipc;
 
 use std::process::ExitCode;
 

@@ -44,6 +44,7 @@ pub(super) fn exit(cur: Current, status: u32) {
     // Ends the stub's thread, and the memory and files if nobody else has them.
     drop(cur);
     drop(leaving);
+    task.kernel.ipc.exit_shm(&task);
     notify(&task, status, last);
     if last && task.group.tgid == 1 {
         let cause = match status & 0x7f {

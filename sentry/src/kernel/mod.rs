@@ -80,6 +80,8 @@ pub struct Kernel {
     pub tasks: TaskTable,
     /// Names of Unix sockets.
     pub unix: Arc<crate::net::unix::UnixNames>,
+    /// System V IPC.
+    pub ipc: crate::ipc::IpcNamespace,
     /// What tasks run on.
     pub host_threads: host_threads::HostThreads,
     /// Fires timers.
@@ -150,6 +152,7 @@ impl Kernel {
             tasks: TaskTable::new(limits.tasks()),
             limits,
             unix: Arc::default(),
+            ipc: Default::default(),
             host_threads: Default::default(),
             timers: timer::TimerService::default(),
             users: users::Users::default(),

@@ -61,6 +61,7 @@ impl ExecFile for HostProgram {
             writable: false,
             append_only: false,
             noexec: false,
+            area: None,
         }
     }
     fn description(&self) -> Option<Arc<FileDescription>> {

@@ -170,7 +170,7 @@ impl MemoryManager {
         if let Some(backing) = &vma.backing {
             backing.object.mappings().add(&self.this);
         }
-        let mut vma = vma.clone();
+        let mut vma = vma.another();
         vma.flags -= VmFlags::LOCKED | VmFlags::LOCKONFAULT;
         vma
     }

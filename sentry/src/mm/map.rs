@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
+use super::area::{AreaOps, OpenArea};
 use super::mappable::Mappable;
 use super::vma::{VmFlags, Vma, VmaName, VmaObject};
 use super::{
@@ -34,6 +35,8 @@ pub struct FileMapping {
     pub append_only: bool,
     /// The mount has `noexec`.
     pub noexec: bool,
+    /// Counts the areas that show it.
+    pub area: Option<Arc<dyn AreaOps>>,
 }
 
 /// The arguments of mmap(2).
@@ -209,7 +212,7 @@ impl MemoryManager {
             }
             *flags |= VmFlags::SHARED | VmFlags::MAYSHARE;
             let object = ShmemObject::new(self.ctx.memory.clone(), len, None);
-            return Ok(Some(VmaObject { object, offset: 0, file: None }));
+            return Ok(Some(VmaObject { object, offset: 0, file: None, area: None }));
         };
         // `file_mmap_ok`: what the host could not map either.
         if request.offset > MAX_SHMEM_SIZE.saturating_sub(len) {
@@ -248,7 +251,8 @@ impl MemoryManager {
             }
             *flags -= VmFlags::MAYWRITE;
         }
-        Ok(Some(VmaObject { object, offset: request.offset, file: file.file.clone() }))
+        let area = file.area.as_ref().map(OpenArea::new);
+        Ok(Some(VmaObject { object, offset: request.offset, file: file.file.clone(), area }))
     }
 
     /// munmap(2). `EINVAL`; `ENOMEM` when cutting an area in two would make too many.

@@ -17,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use platform::{AddressSpace, MemoryFile, Platform};
 
 mod advice;
+mod area;
 mod brk;
 mod copy;
 mod fault;
@@ -42,6 +43,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use area::AreaOps;
 pub use copy::MemoryKey;
 pub use fault::FaultError;
 pub use host::{global_barrier, random_bytes, random_u64};

@@ -34,6 +34,8 @@ pub struct VmaInfo {
     pub offset: u64,
     /// The file.
     pub file: Option<Arc<FileDescription>>,
+    /// Inode number of what is no file that somebody has open (a System V segment).
+    pub ino: u64,
     /// What stands in the place of a file's path: `[stack]`, `/dev/zero (deleted)` and the like;
     /// empty for plain anonymous memory.
     pub name: Vec<u8>,
@@ -100,13 +102,18 @@ impl MemoryManager {
                 flags: vma.flags,
                 offset: vma.backing.as_ref().map_or(0, |backing| backing.offset),
                 file: vma.backing.as_ref().and_then(|backing| backing.file.clone()),
+                ino: 0,
                 name: Vec::new(),
                 range,
             };
             match (&vma.backing, &vma.name) {
-                (Some(backing), _) if backing.file.is_none() => {
-                    info.name = b"/dev/zero (deleted)".to_vec();
-                }
+                (Some(backing), _) if backing.file.is_none() => match &backing.area {
+                    None => info.name = b"/dev/zero (deleted)".to_vec(),
+                    Some(area) => {
+                        info.name = area.ops().name();
+                        info.ino = area.ops().ino();
+                    }
+                },
                 (Some(_), _) => {}
                 (None, VmaName::Vvar) => info.name = b"[vvar]".to_vec(),
                 (None, VmaName::Vdso) => info.name = b"[vdso]".to_vec(),

@@ -186,6 +186,7 @@ impl MemoryManager {
             return Err(Errno::ENOMEM);
         }
         let old_len = from.end - from.start;
+        let vma = vma.another();
         if let Some(backing) = &vma.backing {
             backing.object.mappings().add(&self.this);
         }
@@ -200,7 +201,7 @@ impl MemoryManager {
         } else {
             st.take_vmas(from.clone());
         }
-        st.put_vma(to.clone(), vma.clone());
+        st.put_vma(to.clone(), vma);
         for (range, pma) in moved {
             let start = to.start + (range.start - from.start);
             self.install(st, start..start + (range.end - range.start), pma, false);

@@ -65,6 +65,7 @@ fn file_request(
             writable,
             append_only: false,
             noexec: false,
+            area: None,
         }),
     }
 }

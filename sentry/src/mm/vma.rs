@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bitflags::bitflags;
 use platform::Prot;
 
+use super::area::{OpenArea, same_area};
 use super::interval_map::Segment;
 use super::mappable::{Mappable, same_object};
 use crate::vfs::FileDescription;
@@ -98,6 +99,9 @@ pub(super) struct VmaObject {
     pub(super) offset: u64,
     /// The open file; none for shared anonymous memory.
     pub(super) file: Option<Arc<FileDescription>>,
+    /// Counts the area, for who wants to know. A copy of this structure is the same area; who makes
+    /// another one of it says so ([`Vma::another`]).
+    pub(super) area: Option<OpenArea>,
 }
 
 /// What /proc/PID/maps shows for an area that maps no file.
@@ -136,6 +140,15 @@ impl Vma {
         self.backing.is_none()
     }
 
+    /// Another area that shows the same.
+    pub(super) fn another(&self) -> Vma {
+        let mut vma = self.clone();
+        if let Some(backing) = &mut vma.backing {
+            backing.area = backing.area.as_ref().map(OpenArea::another);
+        }
+        vma
+    }
+
     /// The vDSO and its data.
     pub(super) fn is_special(&self) -> bool {
         matches!(self.name, VmaName::Vvar | VmaName::Vdso)
@@ -144,7 +157,7 @@ impl Vma {
 
 impl Segment for Vma {
     fn split_off(&mut self, at: u64) -> Self {
-        let mut tail = self.clone();
+        let mut tail = self.another();
         if let Some(backing) = &mut tail.backing {
             backing.offset = backing.offset.saturating_add(at);
         }
@@ -164,6 +177,7 @@ impl Segment for Vma {
                     _ => false,
                 };
                 same_file
+                    && same_area(&a.area, &b.area)
                     && same_object(&a.object, &b.object)
                     && a.offset.checked_add(len) == Some(b.offset)
             }

@@ -28,6 +28,7 @@ pub(crate) fn file_mapping(file: &Arc<FileDescription>) -> FileMapping {
         writable: file.flags().writable(),
         append_only: false,
         noexec: file.path().mount.flags().contains(MountFlags::NOEXEC),
+        area: None,
         file: Some(file.clone()),
     }
 }

@@ -12,7 +12,8 @@
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
     mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, seccomp,
-    signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait, xattr,
+    shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait,
+    xattr,
 };
 
 use crate::kernel::Caps;
@@ -72,9 +73,9 @@ table! {
     26 msync(addr: Ptr, length: Size, flags: Hex) => mm::msync;
     27 mincore(addr: Ptr, length: Size, vec: Ptr) => mm::mincore;
     28 madvise(addr: Ptr, length: Size, advice: Int) => mm::madvise;
-    29 shmget(key: Hex, size: Size, shmflg: Oct) => none;
-    30 shmat(shmid: Int, addr: Ptr, shmflg: Oct) => none;
-    31 shmctl(shmid: Int, cmd: Int, buf: Ptr) => none;
+    29 shmget(key: Hex, size: Size, shmflg: Oct) => shm::shmget;
+    30 shmat(shmid: Int, addr: Ptr, shmflg: Oct) => shm::shmat;
+    31 shmctl(shmid: Int, cmd: Int, buf: Ptr) => shm::shmctl;
     32 dup(oldfd: Fd) => open::dup;
     33 dup2(oldfd: Fd, newfd: Fd) => open::dup2;
     34 pause() => signal::pause;
@@ -110,7 +111,7 @@ table! {
     64 semget(key: Hex, nsems: Int, semflg: Oct) => none;
     65 semop(semid: Int, sops: Ptr, nsops: Size) => none;
     66 semctl(semid: Int, semnum: Int, cmd: Int, arg: Ptr) => none;
-    67 shmdt(addr: Ptr) => none;
+    67 shmdt(addr: Ptr) => shm::shmdt;
     68 msgget(key: Hex, msgflg: Oct) => none;
     69 msgsnd(msqid: Int, msgp: Ptr, msgsz: Size, msgflg: Hex) => none;
     70 msgrcv(msqid: Int, msgp: Ptr, msgsz: Size, msgtyp: Int, msgflg: Hex) => none;

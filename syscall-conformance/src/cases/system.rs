@@ -47,7 +47,6 @@ cases![
     umount_denied,
     reboot_denied,
     capability_wide_syscalls_denied,
-    sysv_shared_memory,
     sysv_semaphores,
     sysv_messages,
 ];
@@ -574,26 +573,6 @@ fn capability_wide_syscalls_denied() {
         Err(EPERM | ENOSYS | EINVAL | ENODEV | ENOENT | EFAULT | ESRCH | ENOTBLK) => {}
         r => panic!("{r:?}"),
     }
-}
-
-fn sysv_shared_memory() {
-    let id = match sys!(SYS_shmget, IPC_PRIVATE, 5000, IPC_CREAT | 0o600) {
-        Err(ENOSYS) => skip!("no System V shared memory"),
-        r => r.unwrap(),
-    };
-    let at = ok!(SYS_shmat, id, 0, 0);
-    in_child(|| poke(at + 4999, 7));
-    assert_eq!(peek(at + 4999), 7);
-    let ro = ok!(SYS_shmat, id, 0, SHM_RDONLY);
-    assert_eq!(fault(|| poke(ro, 1)).map(|f| f.0), Some(SIGSEGV));
-    ok!(SYS_shmctl, id, IPC_RMID, 0);
-    assert_eq!(peek(ro + 4999), 7);
-    ok!(SYS_shmdt, ro);
-    ok!(SYS_shmdt, at);
-    err!(EINVAL: SYS_shmdt, at);
-    err!(EINVAL: SYS_shmat, id, 0, 0);
-    err!(EINVAL: SYS_shmget, IPC_PRIVATE, 0, IPC_CREAT | 0o600);
-    err!(ENOENT: SYS_shmget, 0x7273_6501, 100, 0);
 }
 
 fn sysv_semaphores() {

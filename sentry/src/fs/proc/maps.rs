@@ -27,10 +27,10 @@ pub(super) fn maps(task: &Arc<Task>, reader: &Task) -> Result<Vec<u8>, Errno> {
 
 fn line(out: &mut Vec<u8>, area: &VmaInfo, root: &Path) {
     let file = area.file.as_ref();
-    let (dev, ino) = file.and_then(|f| f.attr().ok()).map_or((0, 0), |a| (a.dev, a.ino));
+    let (dev, ino) = file.and_then(|f| f.attr().ok()).map_or((0, area.ino), |a| (a.dev, a.ino));
     let name = file.map_or_else(|| area.name.clone(), |f| d_path(f.path(), root));
     let access = |flag, c: char| if area.flags.contains(flag) { c } else { '-' };
-    let shared = if area.flags.contains(VmFlags::SHARED) { 's' } else { 'p' };
+    let shared = if area.flags.contains(VmFlags::MAYSHARE) { 's' } else { 'p' };
     let start = out.len();
     // Writing to a vector cannot fail.
     let _ = write!(

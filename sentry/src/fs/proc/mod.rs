@@ -1,10 +1,11 @@
 //! procfs (proc(5)): what programs read about the machine and about tasks.
 //!
-//! [`system`] and [`sysctl`] are about the machine, [`task_dir`] builds `/proc/PID`, whose files are
+//! [`system`], [`sysctl`] and [`ipc`] are about the machine, [`task_dir`] builds `/proc/PID`, whose files are
 //! in [`status`], [`maps`], [`memory`], [`mounts`] and [`fd`].
 
 mod cpuinfo;
 mod fd;
+mod ipc;
 mod maps;
 mod memory;
 mod mounts;
@@ -42,7 +43,8 @@ pub fn mount(kernel: &Arc<Kernel>, flags: MountFlags) -> Arc<Mount> {
     let root = StaticDir::default()
         .with("self", Node::link(&fs, next_ino(), 0o777, SelfLink { thread: false }))
         .with("thread-self", Node::link(&fs, next_ino(), 0o777, SelfLink { thread: true }))
-        .with("sys", Node::dir(&fs, next_ino(), 0o555, sys));
+        .with("sys", Node::dir(&fs, next_ino(), 0o555, sys))
+        .with("sysvipc", ipc::tables(&fs, &mut next_ino));
     let fixed = system::add(root, &fs, &mut next_ino);
     let root = Root { kernel: Arc::downgrade(kernel), fixed };
     let node = Arc::new(Node::dir(&fs, ROOT_INO, 0o555, root));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
+use super::ipc;
 use crate::fs::epoll::MAX_USER_WATCHES;
 use crate::fs::pseudo::{Content, Node, PseudoFs, StaticDir, StaticText};
 use crate::kernel::seccomp::Action;
@@ -39,9 +40,6 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("pid_max", PID_MAX.to_string()),
         ("randomize_va_space", "2".into()),
         ("sem", "32000\t1024000000\t500\t32000".into()),
-        ("shmall", "18446744073692774399".into()),
-        ("shmmax", "18446744073692774399".into()),
-        ("shmmni", "4096".into()),
         ("tainted", "0".into()),
         ("unprivileged_bpf_disabled", "2".into()),
         ("version", VERSION.into()),
@@ -100,6 +98,7 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let kernel = kernel.with("hostname", hostname).with("domainname", domainname);
     let kernel =
         kernel.with("random", random).with("seccomp", seccomp).with("threads-max", threads);
+    let kernel = ipc::settings(kernel, fs, next_ino);
     let kernel = Node::dir(fs, next_ino(), 0o555, kernel);
     StaticDir::default().with("kernel", kernel).with("vm", vm).with("fs", fs_dir).with("net", net)
 }

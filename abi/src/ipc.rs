@@ -1,0 +1,70 @@
+//! System V IPC (`include/uapi/linux/{ipc,shm,sem,msg}.h`, `include/uapi/asm-generic/*buf.h`).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `struct ipc64_perm`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct IpcPerm {
+    pub key: i32,
+    pub uid: u32,
+    pub gid: u32,
+    pub cuid: u32,
+    pub cgid: u32,
+    pub mode: u32,
+    pub seq: u16,
+    pub pad: [u16; 3],
+    pub unused: [u64; 2],
+}
+
+/// `struct shmid64_ds`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct ShmidDs {
+    pub perm: IpcPerm,
+    pub segsz: u64,
+    pub atime: i64,
+    pub dtime: i64,
+    pub ctime: i64,
+    pub cpid: i32,
+    pub lpid: i32,
+    pub nattch: u64,
+    pub unused: [u64; 2],
+}
+
+/// `struct shminfo64`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct ShmLimits {
+    pub shmmax: u64,
+    pub shmmin: u64,
+    pub shmmni: u64,
+    pub shmseg: u64,
+    pub shmall: u64,
+    pub unused: [u64; 4],
+}
+
+/// `struct shm_info`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct ShmUse {
+    pub used_ids: i32,
+    pub pad: u32,
+    pub tot: u64,
+    pub rss: u64,
+    pub swp: u64,
+    pub swap_attempts: u64,
+    pub swap_successes: u64,
+}
