@@ -68,3 +68,50 @@ pub struct ShmUse {
     pub swap_attempts: u64,
     pub swap_successes: u64,
 }
+
+/// `struct semid64_ds`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct SemidDs {
+    pub perm: IpcPerm,
+    pub otime: i64,
+    pub unused1: u64,
+    pub ctime: i64,
+    pub unused2: u64,
+    pub nsems: u64,
+    pub unused: [u64; 2],
+}
+
+/// `struct seminfo`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct SemInfo {
+    pub semmap: i32,
+    pub semmni: i32,
+    pub semmns: i32,
+    pub semmnu: i32,
+    pub semmsl: i32,
+    pub semopm: i32,
+    pub semume: i32,
+    pub semusz: i32,
+    pub semvmx: i32,
+    pub semaem: i32,
+}
+
+/// `struct sembuf`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct SemBuf {
+    pub num: u16,
+    pub op: i16,
+    pub flags: i16,
+}

@@ -7,6 +7,7 @@
 //! together, nor while guest memory is looked at or somebody is woken.
 
 pub mod ids;
+pub mod sem;
 pub mod shm;
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::kernel::time::clock_ns;
 pub struct IpcNamespace {
     /// Shared memory.
     pub shm: Arc<shm::ShmNamespace>,
+    /// Semaphores.
+    pub sem: Arc<sem::SemNamespace>,
 }
 
 impl IpcNamespace {

@@ -380,6 +380,9 @@ fn link(cur: &Current, args: &CloneArgs, parts: TaskParts) -> Result<Arc<Task>, 
         };
         let task = Task::new(kernel.clone(), tid, group, parts);
         inherit(parent, &task);
+        if flags.contains(CloneFlags::SYSVSEM) {
+            parent.share_sem_undo(&task);
+        }
         task
     })?;
     if flags.contains(CloneFlags::THREAD) {

@@ -30,6 +30,7 @@ pub(super) fn exit(cur: Current, status: u32) {
     }
     release_memory(&task, &cur.mm);
     let leaving = last.then(|| oom::Leaving::new(&task.kernel));
+    task.exit_sem();
     task.set_mm(None);
     task.set_files(None);
     task.set_kicker(None);

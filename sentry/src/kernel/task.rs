@@ -78,6 +78,8 @@ pub struct Task {
     pub(super) memory: OnceLock<KernelMemory>,
     /// Set once it has exited.
     pub(super) dead: AtomicBool,
+    /// What System V semaphores get back when it ends.
+    pub(crate) sem_undo: Mutex<Option<Arc<crate::ipc::sem::UndoList>>>,
     /// Whom a vfork made it lend its memory from: told at execve and exit.
     pub(super) vfork_done: Mutex<Option<Arc<super::clone::VforkDone>>>,
 }
@@ -138,6 +140,7 @@ impl Task {
             counts: Default::default(),
             memory: OnceLock::new(),
             dead: AtomicBool::new(false),
+            sem_undo: Mutex::new(None),
             vfork_done: Mutex::new(None),
         })
     }

@@ -26,6 +26,7 @@ mod remote_memory;
 mod rlimit;
 mod sched;
 mod seccomp;
+mod sem;
 mod shm;
 mod signal;
 mod signalfd;

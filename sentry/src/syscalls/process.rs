@@ -167,6 +167,9 @@ pub fn unshare(cur: &mut Current, args: &Args) -> SysResult {
         let own = cur.fs().fork();
         cur.set_fs(own);
     }
+    if flags.contains(F::SYSVSEM) {
+        cur.exit_sem();
+    }
     if flags.contains(F::FILES) {
         cur.unshare_files()?;
     }

@@ -12,8 +12,8 @@
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
     mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, seccomp,
-    shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer, wait,
-    xattr,
+    sem, shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer,
+    wait, xattr,
 };
 
 use crate::kernel::Caps;
@@ -108,9 +108,9 @@ table! {
     61 wait4(pid: Int, wstatus: Ptr, options: Hex, rusage: Ptr) => wait::wait4;
     62 kill(pid: Int, sig: Signal) => signal::kill;
     63 uname(buf: Ptr) => system::uname;
-    64 semget(key: Hex, nsems: Int, semflg: Oct) => none;
-    65 semop(semid: Int, sops: Ptr, nsops: Size) => none;
-    66 semctl(semid: Int, semnum: Int, cmd: Int, arg: Ptr) => none;
+    64 semget(key: Hex, nsems: Int, semflg: Oct) => sem::semget;
+    65 semop(semid: Int, sops: Ptr, nsops: Size) => sem::semop;
+    66 semctl(semid: Int, semnum: Int, cmd: Int, arg: Ptr) => sem::semctl;
     67 shmdt(addr: Ptr) => shm::shmdt;
     68 msgget(key: Hex, msgflg: Oct) => none;
     69 msgsnd(msqid: Int, msgp: Ptr, msgsz: Size, msgflg: Hex) => none;
@@ -264,7 +264,7 @@ table! {
     217 getdents64(fd: Fd, dirp: Ptr, count: Uint) => dirs::getdents64;
     218 set_tid_address(tidptr: Ptr) => process::set_tid_address;
     219 restart_syscall() => time::restart_syscall;
-    220 semtimedop(semid: Int, sops: Ptr, nsops: Size, timeout: Timespec) => none;
+    220 semtimedop(semid: Int, sops: Ptr, nsops: Size, timeout: Timespec) => sem::semtimedop;
     221 fadvise64(fd: Fd, offset: Int, len: Int, advice: Int) => read_write::fadvise64;
     222 timer_create(clockid: Clock, sevp: Ptr, timerid: Ptr) => timer::timer_create;
     223 timer_settime(timerid: Int, flags: Hex, new: Ptr, old: Ptr) => timer::timer_settime;

@@ -47,7 +47,6 @@ cases![
     umount_denied,
     reboot_denied,
     capability_wide_syscalls_denied,
-    sysv_semaphores,
     sysv_messages,
 ];
 
@@ -573,25 +572,6 @@ fn capability_wide_syscalls_denied() {
         Err(EPERM | ENOSYS | EINVAL | ENODEV | ENOENT | EFAULT | ESRCH | ENOTBLK) => {}
         r => panic!("{r:?}"),
     }
-}
-
-fn sysv_semaphores() {
-    let id = match sys!(SYS_semget, IPC_PRIVATE, 2, IPC_CREAT | 0o600) {
-        Err(ENOSYS) => skip!("no System V semaphores"),
-        r => r.unwrap(),
-    };
-    let op = |n: u16, by: i16, flags: i32| sembuf { sem_num: n, sem_op: by, sem_flg: flags as i16 };
-    ok!(SYS_semop, id, &op(0, 2, 0), 1);
-    assert_eq!(ok!(SYS_semctl, id, 0, 12, 0), 2);
-    err!(EAGAIN: SYS_semop, id, &op(0, -3, IPC_NOWAIT), 1);
-    let pid = fork(|| i32::from(sys!(SYS_semop, id, &op(0, -3, 0), 1).is_err()));
-    nap(20);
-    ok!(SYS_semop, id, &op(0, 1, 0), 1);
-    assert_eq!(wait(pid), 0);
-    assert_eq!(ok!(SYS_semctl, id, 0, 12, 0), 0);
-    err!(EFBIG: SYS_semop, id, &op(2, 1, 0), 1);
-    ok!(SYS_semctl, id, 0, IPC_RMID, 0);
-    err!(EINVAL: SYS_semop, id, &op(0, 1, 0), 1);
 }
 
 fn sysv_messages() {

@@ -25,14 +25,16 @@ pub(crate) struct Perm {
 #[repr(u64)]
 pub(crate) enum Kind {
     Shm,
+    Sem,
 }
 
 static JANITOR: OnceLock<i32> = OnceLock::new();
 
 fn remove(kind: u64, id: usize) {
-    if kind == Kind::Shm as u64 {
-        let _ = sys!(SYS_shmctl, id, IPC_RMID, 0);
-    }
+    let _ = match kind {
+        0 => sys!(SYS_shmctl, id, IPC_RMID, 0),
+        _ => sys!(SYS_semctl, id, 0, IPC_RMID, 0),
+    };
 }
 
 /// Starts the process that cleans up: it is told of each object, and removes all of them when nobody

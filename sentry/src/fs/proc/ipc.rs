@@ -10,7 +10,10 @@ use crate::kernel::{Kernel, Task};
 /// The directory `/proc/sysvipc`.
 pub(super) fn tables(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Node {
     type Reader = fn(&Task) -> Result<Vec<u8>, Errno>;
-    let files: [(&str, Reader); 1] = [("shm", |t| Ok(t.kernel.ipc.shm.table().into_bytes()))];
+    let files: [(&str, Reader); 2] = [
+        ("sem", |t| Ok(t.kernel.ipc.sem.table().into_bytes())),
+        ("shm", |t| Ok(t.kernel.ipc.shm.table().into_bytes())),
+    ];
     let dir = files.into_iter().fold(StaticDir::default(), |dir, (name, read)| {
         dir.with(name, Node::file(fs, next_ino(), 0o444, read))
     });
@@ -40,6 +43,23 @@ struct Setting {
 const INT_MAX: u64 = i32::MAX as u64;
 
 static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "sem",
+        max: INT_MAX,
+        get: |k| {
+            let s = k.ipc.sem.settings();
+            [s.semmsl, s.semmns, s.semopm, s.semmni].map(u64::from).to_vec()
+        },
+        set: |k, new| {
+            let mut s = k.ipc.sem.settings();
+            let fields = [&mut s.semmsl, &mut s.semmns, &mut s.semopm, &mut s.semmni];
+            // Those at the end may be left out.
+            for (field, new) in fields.into_iter().zip(new.chunks(1)) {
+                one(new, field);
+            }
+            k.ipc.sem.set_settings(s)
+        },
+    },
     Setting {
         name: "shmmax",
         max: u64::MAX,

@@ -39,7 +39,6 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         ("perf_event_paranoid", "4".into()),
         ("pid_max", PID_MAX.to_string()),
         ("randomize_va_space", "2".into()),
-        ("sem", "32000\t1024000000\t500\t32000".into()),
         ("tainted", "0".into()),
         ("unprivileged_bpf_disabled", "2".into()),
         ("version", VERSION.into()),
