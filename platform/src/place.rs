@@ -2,16 +2,20 @@
 //!
 //! The host's scheduler likes to wake a thread on a CPU that idles. In a virtual machine that takes
 //! tens of microseconds; a guest that writes a byte and waits for the answer needs a fraction of
-//! that. So who sleeps soon after it woke somebody, time after time, wakes on its own CPU, which
-//! will be free: sooner than a wake-up on another one takes, or not much later. Both are measured.
-//! Who goes on for longer leaves it to the host, so that both run at once.
+//! that. So two kinds of threads are *brought* to the CPU of who wakes them; all others are left to
+//! the host, so that both run at once:
 //!
-//! Where the platform chooses the CPUs of Sentry threads itself, there is nothing to do here: a
-//! [`Place`] does nothing before [`Place::settle`].
+//! * whoever is woken by a thread that sleeps soon after it woke somebody, time after time: its CPU will
+//!   be free sooner than a wake-up on another one takes, or not much later;
+//! * one at a time that is awake for a shorter time than that itself, if the guest of who wakes it comes
+//!   to the Sentry often: there is somebody to let it in.
+//!
+//! All of this is measured. Where the platform chooses the CPUs of Sentry threads itself, there is
+//! nothing to do here: a [`Place`] does nothing before [`Place::settle`].
 
 use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::stub::affinity;
 
@@ -20,9 +24,33 @@ const SOON: u32 = 8;
 /// How soon that is, in wake-ups on another CPU. They cost more than time: caches, and both sides'
 /// interrupts.
 const WORTH: u64 = 2;
+/// How many more requests of a guest must have come soon than, times [`LATE`], late; and what is
+/// remembered of that.
+const BRISK: u32 = 8;
+const BRISK_MAX: u32 = 32;
+const LATE: u32 = 4;
+/// Who was brought and is awake for so many times [`WORTH`] is not let in any longer.
+const BRIEF: u64 = 4;
 
 /// How long a wake-up on another CPU takes here, in cycles; 0 before the first one.
 static AFAR: AtomicU64 = AtomicU64::new(0);
+
+/// How many threads were brought to each CPU (modulo the length) and are awake, if not for long.
+static BROUGHT: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
+
+fn brought(cpu: usize) -> &'static AtomicU32 {
+    &BROUGHT[cpu % BROUGHT.len()]
+}
+
+/// Whether somebody who was brought to a CPU is awake. Who has nothing to do there should let it in.
+pub(crate) fn is_shared(cpu: usize) -> bool {
+    brought(cpu).load(Ordering::Relaxed) != 0
+}
+
+/// Within how many cycles it is better to wait for a CPU than to wake up on another one.
+fn worth() -> u64 {
+    AFAR.load(Ordering::Relaxed).saturating_mul(WORTH)
+}
 
 fn now() -> u64 {
     // SAFETY: the instruction exists on every x86-64.
@@ -46,8 +74,10 @@ pub struct Place {
     tid: AtomicI32,
     /// It sleeps, or is about to.
     asleep: AtomicBool,
-    /// It was restricted to the CPU of who woke it.
-    brought: AtomicBool,
+    /// The CPU that it is restricted to, that of who woke it, plus one; 0 when it is not.
+    brought: AtomicUsize,
+    /// How long it is typically awake, in cycles.
+    awake: AtomicU64,
     /// When it was told to wake up, and on which CPU that happened.
     told: AtomicU64,
     told_on: AtomicUsize,
@@ -58,6 +88,32 @@ thread_local! {
     static WAKES: Cell<u64> = const { Cell::new(0) };
     /// How many times in a row it slept soon after that.
     static SLEPT_SOON: Cell<u32> = const { Cell::new(0) };
+    /// How often requests of its guest came soon, see [`BRISK`].
+    static CAME_SOON: Cell<u32> = const { Cell::new(0) };
+    /// When it woke up; 0 before the first time.
+    static UP: Cell<u64> = const { Cell::new(0) };
+    /// Where it counts as brought.
+    static BROUGHT_TO: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The caller's guest came to the Sentry, `soon` after the last time or not.
+pub(crate) fn came(soon: bool) {
+    let times = CAME_SOON.get();
+    CAME_SOON.set(if soon { (times + 1).min(BRISK_MAX) } else { times.saturating_sub(LATE) });
+    if BROUGHT_TO.get().is_some() && now().wrapping_sub(UP.get()) > worth().saturating_mul(BRIEF) {
+        leave();
+    }
+}
+
+/// Whether the caller was brought where it is, and is awake for a short time only.
+pub(crate) fn is_brought() -> bool {
+    BROUGHT_TO.get().is_some()
+}
+
+fn leave() {
+    if let Some(cpu) = BROUGHT_TO.take() {
+        brought(cpu).fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Place {
@@ -79,10 +135,13 @@ impl Place {
             return;
         }
         self.loosen();
+        let now = now();
+        if let Some(awake) = UP.get().checked_sub(1).map(|up| now.saturating_sub(up)) {
+            self.awake.store(typical(self.awake.load(Ordering::Relaxed), awake), Ordering::Relaxed);
+        }
         let wakes = WAKES.replace(0);
         if wakes != 0 {
-            let limit = AFAR.load(Ordering::Relaxed).saturating_mul(WORTH);
-            let soon = now().wrapping_sub(wakes) < limit;
+            let soon = now.wrapping_sub(wakes) < worth();
             SLEPT_SOON.set(if soon { SLEPT_SOON.get().saturating_add(1) } else { 0 });
         }
         self.asleep.store(true, Ordering::SeqCst);
@@ -97,12 +156,20 @@ impl Place {
         if WAKES.get() == 0 {
             WAKES.set(now);
         }
-        self.told_on.store(affinity::here(), Ordering::Relaxed);
+        let here = affinity::here();
+        self.told_on.store(here, Ordering::Relaxed);
         self.told.store(now, Ordering::Release);
-        if SLEPT_SOON.get() >= SOON {
-            affinity::bring_here(self.tid.load(Ordering::Relaxed));
-            self.brought.store(true, Ordering::Release);
+        if SLEPT_SOON.get() >= SOON || self.is_let_in(here) {
+            brought(here).fetch_add(1, Ordering::Relaxed);
+            affinity::set(self.tid.load(Ordering::Relaxed), [here]);
+            self.brought.store(here + 1, Ordering::Release);
         }
+    }
+
+    /// Whether the caller has a moment for it.
+    fn is_let_in(&self, here: usize) -> bool {
+        let awake = self.awake.load(Ordering::Relaxed);
+        CAME_SOON.get() >= BRISK && (1..worth()).contains(&awake) && !is_shared(here)
     }
 
     /// The thread woke up, or did not get to sleep.
@@ -111,27 +178,39 @@ impl Place {
             return;
         }
         let woke = now();
+        UP.set(woke);
         let told = self.told.swap(0, Ordering::Acquire);
         let was_told = !self.asleep.swap(false, Ordering::SeqCst) && told != 0;
-        if !self.loosen() && was_told && self.told_on.load(Ordering::Relaxed) != affinity::here() {
+        if self.run_anywhere() {
+            return;
+        }
+        if was_told && self.told_on.load(Ordering::Relaxed) != affinity::here() {
             let took = woke.saturating_sub(told);
             AFAR.store(typical(AFAR.load(Ordering::Relaxed), took.max(1)), Ordering::Relaxed);
         }
     }
 
-    /// The thread may run anywhere again: it is not known where its guest will. To be called by the
-    /// thread, and at its end.
-    pub fn loosen(&self) -> bool {
-        let brought = self.brought.swap(false, Ordering::AcqRel);
-        if brought {
-            affinity::run_anywhere(0);
-        }
-        brought
+    /// The thread may run anywhere again: it is not known where its guest will. Returns whether it was
+    /// brought.
+    fn run_anywhere(&self) -> bool {
+        let Some(cpu) = self.brought.swap(0, Ordering::AcqRel).checked_sub(1) else { return false };
+        affinity::run_anywhere(0);
+        leave();
+        BROUGHT_TO.set(Some(cpu));
+        true
+    }
+
+    /// Who brought it need not think of it any longer. To be called by the thread, and at its end.
+    pub fn loosen(&self) {
+        self.run_anywhere();
+        leave();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -153,20 +232,24 @@ mod tests {
         assert!(value > 1900, "{value}");
     }
 
-    fn is_brought(place: &Place) -> bool {
-        place.brought.load(Ordering::Relaxed)
+    fn is_bound(place: &Place) -> bool {
+        place.brought.load(Ordering::Relaxed) != 0
     }
+
+    /// [`AFAR`] is everybody's.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
     fn who_sleeps_soon_after_it_woke_somebody_brings_them() {
         if affinity::allowed().len() < 2 {
             return;
         }
+        let _alone = ALONE.lock().unwrap();
         let (own, other) = (Place::default(), Place::default());
         let round = || {
             other.sleeps();
             other.wakes();
-            let brought = is_brought(&other);
+            let brought = is_bound(&other);
             own.sleeps();
             own.woke();
             brought
@@ -181,14 +264,65 @@ mod tests {
         for times in 0..2 * SOON {
             assert_eq!(round(), times >= SOON, "{times}");
             // Who is awake is not brought, nor a second time.
-            assert_eq!(other.loosen(), times >= SOON);
+            other.loosen();
             other.wakes();
-            assert!(!is_brought(&other));
+            assert!(!is_bound(&other));
         }
         // Who goes on for long leaves the others where they are.
         AFAR.store(0, Ordering::Relaxed);
         round();
         assert!((0..2 * SOON).all(|_| !round()));
+        assert_runs_anywhere();
+    }
+
+    #[test]
+    fn who_is_awake_briefly_is_let_in() {
+        if affinity::allowed().len() < 2 {
+            return;
+        }
+        let _alone = ALONE.lock().unwrap();
+        AFAR.store(1 << 40, Ordering::Relaxed);
+        let other = Place::default();
+        other.settle();
+        let round = || {
+            other.sleeps();
+            other.wakes();
+            let brought = is_bound(&other);
+            other.woke();
+            assert_eq!(is_brought(), brought);
+            brought
+        };
+        round();
+        assert!(!round(), "the guest of who wakes it does not come");
+        for times in 0..BRISK {
+            assert!(!round(), "{times}");
+            came(true);
+        }
+        assert!(round());
+        came(false);
+        assert!(is_brought(), "not awake for long");
+        (0..BRISK_MAX).for_each(|_| came(true));
+        assert!(round());
+        // Who is already there is enough.
+        let cpu = BROUGHT_TO.get().unwrap();
+        let third = Place::default();
+        third.settle();
+        third.awake.store(1, Ordering::Relaxed);
+        affinity::set(0, [cpu]);
+        third.asleep.store(true, Ordering::Relaxed);
+        third.wakes();
+        assert!(is_shared(cpu) && !is_bound(&third));
+        affinity::run_anywhere(0);
+        // Awake for too long.
+        AFAR.store(1, Ordering::Relaxed);
+        came(true);
+        assert!(!is_brought());
+        assert!(!round());
+        other.loosen();
+        assert_runs_anywhere();
+    }
+
+    fn assert_runs_anywhere() {
         // SAFETY: all-zero is an empty set; the call fills it.
         let cpus = unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();

@@ -223,6 +223,7 @@ const HOST_SYSCALLS: &[i64] = &[
     libc::SYS_recvmsg,
     libc::SYS_poll,
     libc::SYS_sched_setaffinity,
+    libc::SYS_sched_yield,
     libc::SYS_getcpu,
     libc::SYS_fallocate,
     libc::SYS_lseek,

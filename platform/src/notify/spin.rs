@@ -4,27 +4,30 @@
 //! several; but who looks needs a CPU. So looking is earned: a pair begins to when by far the most
 //! requests came and were answered within [`WINDOW`], while a CPU is to spare, and stops as soon as
 //! either side has looked in vain for that long, or for a few times that where it has looked with
-//! success before. How many requests it takes doubles when looking was worth less than it cost, and
-//! halves when it was. It costs most where the host has given the CPU to somebody else meanwhile: who
-//! looks uses up a share that a sleeper would have had left when it was woken.
+//! success before. Each pair keeps a balance of what looking saved and what it cost, in time. How many
+//! requests it takes doubles when that is negative at the end, and halves when it is not. It costs most
+//! where the host has given the CPU to somebody else meanwhile: who looks uses up a share that a sleeper
+//! would have had left when it was woken.
 //!
 //! A doorbell leaves both threads on one CPU. To begin, the guest's, which sleeps, is bound to
-//! another one, and is so for as long as the pair looks.
+//! another one, and this one to where it is, for as long as the pair looks. Whom it wakes meanwhile and
+//! who needs a moment only is [brought](crate::place) here, and let in.
 
 use std::arch::x86_64::_rdtsc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::place;
 use crate::stub::affinity;
 use crate::stub::sys::Tid;
 
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
 const WINDOW: Duration = Duration::from_micros(20);
 /// Quick requests that earn it: at first, at least, at most.
-const EARNED: (u32, u32, u32) = (48, 16, 1 << 14);
-/// Quick requests that earn it at least once the host took the CPU away from who looked.
-const CONTENDED: u32 = 512;
+const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
+/// Quick requests that earn it at least, and at most, once the host took the CPU away from who looked.
+const CONTENDED: (u32, u32) = (512, 1 << 14);
 /// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
 /// the gofer is its end.
 const PATIENT: u64 = 5;
@@ -32,16 +35,20 @@ const PATIENT: u64 = 5;
 /// than a successful pair would look. An answer may take that long. What takes even longer outweighs
 /// [`CREDIT`].
 const SLOW: u32 = 2;
-/// Windows that a late answer may take after which both go on looking, if many came in time.
+/// Windows that a late answer may take after which both go on looking, if that was worth it so far.
 const FORGIVEN: u64 = 50;
-/// Requests in time that make up for a late answer.
+/// Quick requests that such an answer outweighs.
 const CREDIT: u32 = 8;
+/// Windows that it costs: the guest is asleep, on another CPU.
+const LATE: i64 = 3;
 /// Windows that the guest may take to wake up on another CPU and ask for something.
 const WAKING: u64 = 50;
 /// Windows that beginning costs.
-const BEGINNING: u64 = 16;
+const BEGINNING: i64 = 5;
 /// Requests found by looking that save a window.
-const SAVING: u64 = 4;
+const SAVING: i64 = 4;
+/// Windows that a balance is at most, and at least: what happened long ago says little.
+const BALANCE: i64 = 128;
 
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
@@ -163,8 +170,8 @@ impl Spins {
     fn contend(&self, lost: bool) {
         let was = self.contended.load(Ordering::Relaxed);
         let price = match lost {
-            true => was.saturating_mul(2).clamp(CONTENDED, EARNED.2),
-            false if was <= CONTENDED => 0,
+            true => was.saturating_mul(2).clamp(CONTENDED.0, CONTENDED.1),
+            false if was <= CONTENDED.0 => 0,
             false => was / 2,
         };
         self.contended.store(price, Ordering::Relaxed);
@@ -183,16 +190,14 @@ pub(super) struct Spinner {
     spins: Arc<Spins>,
     /// Its place in [`Spins::looking`], while the pair looks.
     place: Option<usize>,
-    /// The guest thread, while the pair looks.
-    bound: Tid,
+    /// The guest thread, and the CPU of this one, while the pair looks.
+    bound: (Tid, usize),
     /// Quick requests, less what slow ones outweigh, while the pair does not look.
     streak: u32,
     /// Requests since it looks.
     hits: u32,
-    /// Those that were not used to make up for a late answer.
-    credit: u32,
-    /// Cycles that this thread looked in vain since then, or lost the CPU while it did.
-    lost: u64,
+    /// Cycles that looking has saved, less those that it cost.
+    balance: i64,
     /// The host gave its CPU to others while it looked.
     robbed: bool,
     /// It looked no longer because others needed the CPU.
@@ -209,11 +214,10 @@ impl Spinner {
         Spinner {
             spins,
             place: None,
-            bound: 0,
+            bound: (0, 0),
             streak: 0,
             hits: 0,
-            credit: 0,
-            lost: 0,
+            balance: 0,
             robbed: false,
             crowded: false,
             price: EARNED.0,
@@ -230,14 +234,15 @@ impl Spinner {
     /// A request came.
     pub(super) fn asked(&mut self) {
         self.asked = now();
+        let took = self.asked.wrapping_sub(self.replied);
+        place::came(took <= self.spins.window);
         if let Some(place) = self.place {
             self.hits = self.hits.saturating_add(1);
-            self.credit = self.credit.saturating_add(1);
+            self.add(self.windows(1) / SAVING);
             self.spins.seen(place, self.asked);
         } else {
             self.spins.rung.fetch_add(1, Ordering::Relaxed);
             self.streak = self.streak.saturating_add(1);
-            let took = self.asked.wrapping_sub(self.replied);
             if took > self.spins.window {
                 self.streak = self.streak.saturating_sub(SLOW);
             }
@@ -256,6 +261,18 @@ impl Spinner {
         self.streak >= self.price.max(self.spins.contended.load(Ordering::Relaxed))
     }
 
+    /// So many windows in cycles.
+    fn windows(&self, number: i64) -> i64 {
+        // Some ten thousand cycles.
+        self.spins.window as i64 * number
+    }
+
+    /// Looking saved so many cycles.
+    fn add(&mut self, saved: i64) {
+        let most = self.windows(BALANCE);
+        self.balance = self.balance.saturating_add(saved).clamp(-most, most);
+    }
+
     /// One side took so many cycles.
     fn weigh(&mut self, took: u64) {
         if took > self.spins.window * PATIENT {
@@ -264,15 +281,14 @@ impl Spinner {
     }
 
     /// Whether the pair goes on looking though the guest went to sleep while it waited: the answer
-    /// came late, but not by much; or by more, and many came in time.
+    /// came late, but not by much; or by more, and it was worth it so far.
     pub(super) fn forgives(&mut self) -> bool {
         let took = self.replied.wrapping_sub(self.asked);
         if took < self.spins.window * PATIENT {
             return true;
         }
-        let forgiven = self.credit >= CREDIT && took < self.spins.window * FORGIVEN;
-        self.credit = 0;
-        forgiven
+        self.add(-self.windows(LATE));
+        self.balance > 0 && took < self.spins.window * FORGIVEN
     }
 
     /// How often a guest may look for a reply that comes next, if that is to change. For the first
@@ -296,14 +312,15 @@ impl Spinner {
         let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
         if let Some(there) = cpus.get((place + 1) % cpus.len().max(1)) {
             affinity::set(guest, [*there]);
+            affinity::set(0, [here]);
         }
-        self.bound = guest;
-        (self.hits, self.credit, self.lost) = (0, 0, 0);
+        self.bound = (guest, here);
+        self.hits = 0;
     }
 
     /// Looks for what `come` finds. False if it did not come in time.
     pub(super) fn look<E>(&mut self, mut come: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
-        let start = now();
+        let mut start = now();
         let window = self.spins.window * if self.hits == 0 { WAKING } else { PATIENT };
         loop {
             for _ in 0..16 {
@@ -313,12 +330,17 @@ impl Spinner {
                 }
                 std::hint::spin_loop();
             }
+            if place::is_shared(self.bound.1) {
+                let before = now();
+                std::thread::yield_now();
+                start = start.wrapping_add(now().wrapping_sub(before));
+            }
             let looked = now().wrapping_sub(start);
             // Nobody else may need the CPU more.
             let has_room = self.spins.has_room(0);
             if looked > window || !has_room {
                 self.spins.wasted.fetch_add(looked, Ordering::Relaxed);
-                self.lost = self.lost.saturating_add(looked);
+                self.add(0_i64.saturating_sub_unsigned(looked));
                 // By itself it looks a little longer than it should, at most.
                 self.robbed |= looked > window + self.spins.window * PATIENT;
                 self.crowded = !has_room;
@@ -331,14 +353,16 @@ impl Spinner {
     pub(super) fn stop(&mut self) {
         let Some(place) = self.place.take() else { return };
         self.spins.seen(place, 0);
-        affinity::run_anywhere(self.bound);
-        let saved = self.spins.window * u64::from(self.hits) / SAVING;
-        let worth = saved >= self.lost.saturating_add(self.spins.window * BEGINNING);
+        affinity::run_anywhere(self.bound.0);
+        affinity::run_anywhere(0);
+        self.add(-self.windows(BEGINNING));
+        let worth = self.balance >= 0;
+        self.balance /= 2;
         let robbed = std::mem::take(&mut self.robbed);
         if worth || robbed {
             self.spins.contend(!worth);
         }
-        if std::mem::take(&mut self.crowded) && !robbed {
+        if std::mem::take(&mut self.crowded) && worth {
             // It was not to blame.
             self.streak = self.price / 2;
             return;

@@ -9,6 +9,7 @@ use crate::arch::doorbell::{self as code, Control, Frame, Held, XSAVE_AREA, Zone
 use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
+use crate::place;
 use crate::stub::kick::Kick;
 use crate::stub::sys::Tid;
 use crate::{Clocks, Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
@@ -523,10 +524,15 @@ impl GuestThread for Thread {
             self.kick.stop();
             return Ok(Trap::Exception(trap::wild_jump()));
         }
-        let spins = self.space.shared().spins.clone();
-        spins.enter();
+        // Who was brought to somebody's CPU needs none of its own.
+        let spins = (!place::is_brought()).then(|| self.space.shared().spins.clone());
+        if let Some(spins) = &spins {
+            spins.enter();
+        }
         let result = self.run_guest(regs);
-        spins.leave();
+        if let Some(spins) = &spins {
+            spins.leave();
+        }
         self.kick.stop();
         result.inspect_err(|_| self.space.give_up())
     }
