@@ -285,6 +285,8 @@ mod tests {
         let other = Place::default();
         other.settle();
         let round = || {
+            // Its waker is not one that sleeps soon itself, though it is the same thread here.
+            WAKES.set(0);
             other.sleeps();
             other.wakes();
             let brought = is_bound(&other);

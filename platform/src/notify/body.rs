@@ -140,9 +140,7 @@ impl Body {
             self.show_answers()?;
         }
         // Only with a guest that is known to sleep until it is answered.
-        if self.spinner.replies() && self.ring.is_some() {
-            self.spinner.start(self.tid);
-        }
+        self.spinner.replies(self.tid, self.ring.is_some());
         if let Some(patience) = self.spinner.patience() {
             self.set_patience(patience)?;
         }
@@ -281,6 +279,7 @@ impl Body {
     fn wait_for(&mut self, kicking: bool) -> Result<Event, Error> {
         let event = self.wait_for_event(kicking)?;
         self.tsc_wanted = None;
+        self.spinner.came();
         if matches!(event, Event::Request) {
             self.spinner.asked();
         }

@@ -44,6 +44,7 @@ mod process;
 mod quiet;
 mod space;
 mod spin;
+mod spread;
 mod template;
 mod thread;
 mod trampolines;

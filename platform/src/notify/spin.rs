@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::spread::{Seat, Spread};
 use crate::place;
 use crate::stub::affinity;
 use crate::stub::sys::Tid;
@@ -52,8 +53,9 @@ const BALANCE: i64 = 128;
 
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
-    /// What this sandbox may use.
-    cpus: &'static [usize],
+    /// How many CPUs this sandbox may use.
+    cpus: usize,
+    spread: Arc<Spread>,
     window: u64,
     /// How often a guest thread looks in a window.
     patience: u32,
@@ -101,7 +103,8 @@ impl Spins {
         // Each takes two CPUs.
         let looking = (0..cpus.len() / 2).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Spins {
-            cpus,
+            cpus: cpus.len(),
+            spread: Arc::new(Spread::new()),
             window: in_cycles(WINDOW),
             patience: (in_cycles(WINDOW) / per_look).clamp(1, 1 << 16) as u32,
             running: AtomicUsize::new(0),
@@ -148,7 +151,7 @@ impl Spins {
         let now = now();
         let seen = self.looking.iter().map(|place| place.load(Ordering::Relaxed));
         let looking = seen.filter(|&seen| self.is_awake(seen, now)).count();
-        self.running.load(Ordering::Relaxed) + looking + more <= self.cpus.len()
+        self.running.load(Ordering::Relaxed) + looking + more <= self.cpus
     }
 
     /// A place among those who look, if a CPU is to spare.
@@ -192,6 +195,7 @@ pub(super) struct Spinner {
     place: Option<usize>,
     /// The guest thread, and the CPU of this one, while the pair looks.
     bound: (Tid, usize),
+    seat: Seat,
     /// Quick requests, less what slow ones outweigh, while the pair does not look.
     streak: u32,
     /// Requests since it looks.
@@ -212,6 +216,7 @@ pub(super) struct Spinner {
 impl Spinner {
     pub(super) fn new(spins: Arc<Spins>) -> Spinner {
         Spinner {
+            seat: Seat::new(spins.spread.clone()),
             spins,
             place: None,
             bound: (0, 0),
@@ -229,6 +234,13 @@ impl Spinner {
     /// Whether the pair looks. If not, whoever waits sleeps.
     pub(super) fn is_looking(&self) -> bool {
         self.place.is_some()
+    }
+
+    /// The guest came to the Sentry, with a request or not.
+    pub(super) fn came(&mut self) {
+        if !self.is_looking() {
+            self.seat.leave();
+        }
     }
 
     /// A request came.
@@ -250,15 +262,24 @@ impl Spinner {
         }
     }
 
-    /// A request is about to be answered. Returns whether the pair has earned to look.
-    pub(super) fn replies(&mut self) -> bool {
+    /// A request of `guest` is about to be answered. If it sleeps until then, it is known where it wakes
+    /// up, and the pair begins to look if it has earned to and a CPU is to spare.
+    pub(super) fn replies(&mut self, guest: Tid, sleeps: bool) {
         self.replied = now();
         if let Some(place) = self.place {
             self.spins.seen(place, self.replied);
-            return false;
+            return;
         }
         self.weigh(self.replied.wrapping_sub(self.asked));
-        self.streak >= self.price.max(self.spins.contended.load(Ordering::Relaxed))
+        if !sleeps {
+            return;
+        }
+        if self.streak >= self.price.max(self.spins.contended.load(Ordering::Relaxed)) {
+            self.start(guest);
+        }
+        if !self.is_looking() {
+            self.seat.enter(guest);
+        }
     }
 
     /// So many windows in cycles.
@@ -301,18 +322,17 @@ impl Spinner {
         }
     }
 
-    /// Begins to look, if a CPU is to spare, while the guest sleeps: it is to wake up on another one.
-    pub(super) fn start(&mut self, guest: Tid) {
+    /// Begins to look, if a CPU is to spare: the guest is to wake up on another one.
+    fn start(&mut self, guest: Tid) {
         self.place = self.spins.begin();
         if self.place.is_none() {
             return;
         }
         let here = affinity::here();
-        let cpus = self.spins.cpus;
-        let place = cpus.iter().position(|&cpu| cpu == here).unwrap_or(0);
-        if let Some(there) = cpus.get((place + 1) % cpus.len().max(1)) {
-            affinity::set(guest, [*there]);
+        if let Some(there) = self.spins.spread.beside(here) {
+            affinity::set(guest, [there]);
             affinity::set(0, [here]);
+            self.seat.enter_both(here, there);
         }
         self.bound = (guest, here);
         self.hits = 0;
@@ -353,6 +373,7 @@ impl Spinner {
     pub(super) fn stop(&mut self) {
         let Some(place) = self.place.take() else { return };
         self.spins.seen(place, 0);
+        self.seat.leave();
         affinity::run_anywhere(self.bound.0);
         affinity::run_anywhere(0);
         self.add(-self.windows(BEGINNING));
