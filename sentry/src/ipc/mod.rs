@@ -7,6 +7,7 @@
 //! together, nor while guest memory is looked at or somebody is woken.
 
 pub mod ids;
+pub mod msg;
 pub mod sem;
 pub mod shm;
 
@@ -22,6 +23,8 @@ pub struct IpcNamespace {
     pub shm: Arc<shm::ShmNamespace>,
     /// Semaphores.
     pub sem: Arc<sem::SemNamespace>,
+    /// Message queues.
+    pub msg: msg::MsgNamespace,
 }
 
 impl IpcNamespace {

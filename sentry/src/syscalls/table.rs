@@ -11,9 +11,9 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
-    mm, mount, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched, seccomp,
-    sem, shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd, transfer,
-    wait, xattr,
+    mm, mount, msg, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched,
+    seccomp, sem, shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd,
+    transfer, wait, xattr,
 };
 
 use crate::kernel::Caps;
@@ -112,10 +112,10 @@ table! {
     65 semop(semid: Int, sops: Ptr, nsops: Size) => sem::semop;
     66 semctl(semid: Int, semnum: Int, cmd: Int, arg: Ptr) => sem::semctl;
     67 shmdt(addr: Ptr) => shm::shmdt;
-    68 msgget(key: Hex, msgflg: Oct) => none;
-    69 msgsnd(msqid: Int, msgp: Ptr, msgsz: Size, msgflg: Hex) => none;
-    70 msgrcv(msqid: Int, msgp: Ptr, msgsz: Size, msgtyp: Int, msgflg: Hex) => none;
-    71 msgctl(msqid: Int, cmd: Int, buf: Ptr) => none;
+    68 msgget(key: Hex, msgflg: Oct) => msg::msgget;
+    69 msgsnd(msqid: Int, msgp: Ptr, msgsz: Size, msgflg: Hex) => msg::msgsnd;
+    70 msgrcv(msqid: Int, msgp: Ptr, msgsz: Size, msgtyp: Int, msgflg: Hex) => msg::msgrcv;
+    71 msgctl(msqid: Int, cmd: Int, buf: Ptr) => msg::msgctl;
     72 fcntl(fd: Fd, cmd: Fcntl, arg: Hex) => fcntl::fcntl;
     73 flock(fd: Fd, operation: Hex) => fcntl::flock;
     74 fsync(fd: Fd) => read_write::fsync;

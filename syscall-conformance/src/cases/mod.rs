@@ -50,6 +50,7 @@ groups!(
     events,
     pipes,
     unix_sockets,
+    msg,
     sem,
     shm,
     tty,

@@ -47,7 +47,6 @@ cases![
     umount_denied,
     reboot_denied,
     capability_wide_syscalls_denied,
-    sysv_messages,
 ];
 
 fn limit(which: u32) -> (u64, u64) {
@@ -572,21 +571,4 @@ fn capability_wide_syscalls_denied() {
         Err(EPERM | ENOSYS | EINVAL | ENODEV | ENOENT | EFAULT | ESRCH | ENOTBLK) => {}
         r => panic!("{r:?}"),
     }
-}
-
-fn sysv_messages() {
-    let id = match sys!(SYS_msgget, IPC_PRIVATE, IPC_CREAT | 0o600) {
-        Err(ENOSYS) => skip!("no System V messages"),
-        r => r.unwrap(),
-    };
-    let m = |kind: u64| [kind, 0x4142_4344];
-    ok!(SYS_msgsnd, id, &m(1), 8, 0);
-    ok!(SYS_msgsnd, id, &m(2), 8, 0);
-    let mut b = [0u64; 2];
-    assert_eq!(ok!(SYS_msgrcv, id, &mut b, 8, 2, 0), 8);
-    assert_eq!(b, m(2));
-    err!(ENOMSG: SYS_msgrcv, id, &mut b, 8, 5, IPC_NOWAIT);
-    err!(E2BIG: SYS_msgrcv, id, &mut b, 4, 0, 0);
-    ok!(SYS_msgctl, id, IPC_RMID, 0);
-    err!(EINVAL: SYS_msgsnd, id, &m(1), 8, 0);
 }

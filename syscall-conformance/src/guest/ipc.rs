@@ -26,6 +26,7 @@ pub(crate) struct Perm {
 pub(crate) enum Kind {
     Shm,
     Sem,
+    Msg,
 }
 
 static JANITOR: OnceLock<i32> = OnceLock::new();
@@ -33,7 +34,8 @@ static JANITOR: OnceLock<i32> = OnceLock::new();
 fn remove(kind: u64, id: usize) {
     let _ = match kind {
         0 => sys!(SYS_shmctl, id, IPC_RMID, 0),
-        _ => sys!(SYS_semctl, id, 0, IPC_RMID, 0),
+        1 => sys!(SYS_semctl, id, 0, IPC_RMID, 0),
+        _ => sys!(SYS_msgctl, id, IPC_RMID, 0),
     };
 }
 

@@ -10,7 +10,8 @@ use crate::kernel::{Kernel, Task};
 /// The directory `/proc/sysvipc`.
 pub(super) fn tables(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Node {
     type Reader = fn(&Task) -> Result<Vec<u8>, Errno>;
-    let files: [(&str, Reader); 2] = [
+    let files: [(&str, Reader); 3] = [
+        ("msg", |t| Ok(t.kernel.ipc.msg.table().into_bytes())),
         ("sem", |t| Ok(t.kernel.ipc.sem.table().into_bytes())),
         ("shm", |t| Ok(t.kernel.ipc.shm.table().into_bytes())),
     ];
@@ -43,6 +44,24 @@ struct Setting {
 const INT_MAX: u64 = i32::MAX as u64;
 
 static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "msgmax",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.msg.settings().msgmax.into()],
+        set: |k, new| k.ipc.msg.set_settings(|s| one(new, &mut s.msgmax)),
+    },
+    Setting {
+        name: "msgmnb",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.msg.settings().msgmnb.into()],
+        set: |k, new| k.ipc.msg.set_settings(|s| one(new, &mut s.msgmnb)),
+    },
+    Setting {
+        name: "msgmni",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.msg.settings().msgmni.into()],
+        set: |k, new| k.ipc.msg.set_settings(|s| one(new, &mut s.msgmni)),
+    },
     Setting {
         name: "sem",
         max: INT_MAX,
