@@ -1,4 +1,5 @@
-//! System V IPC (`include/uapi/linux/{ipc,shm,sem,msg}.h`, `include/uapi/asm-generic/*buf.h`).
+//! System V IPC and POSIX message queues (`include/uapi/linux/{ipc,shm,sem,msg,mqueue}.h`,
+//! `include/uapi/asm-generic/*buf.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -151,4 +152,18 @@ pub struct MsgInfo {
     pub msgtql: i32,
     pub msgseg: u16,
     pub pad: u16,
+}
+
+/// `struct mq_attr`
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+#[allow(missing_docs)] // The names are Linux's.
+pub struct MqAttr {
+    pub flags: i64,
+    pub maxmsg: i64,
+    pub msgsize: i64,
+    pub curmsgs: i64,
+    pub reserved: [i64; 4],
 }

@@ -1,12 +1,13 @@
-//! System V IPC: shared memory, semaphores, message queues (sysvipc(7)).
+//! System V IPC: shared memory, semaphores, message queues (sysvipc(7)); POSIX message queues.
 //!
-//! What the three have in common is in [`ids`]: identifiers, keys, permissions. A sandbox has one
+//! What the first three have in common is in [`ids`]: identifiers, keys, permissions. A sandbox has one
 //! namespace.
 //!
 //! Lock order: `MemoryManager::state` -> one of the three namespaces' locks, which are never held
 //! together, nor while guest memory is looked at or somebody is woken.
 
 pub mod ids;
+pub mod mq;
 pub mod msg;
 pub mod sem;
 pub mod shm;
@@ -25,6 +26,8 @@ pub struct IpcNamespace {
     pub sem: Arc<sem::SemNamespace>,
     /// Message queues.
     pub msg: msg::MsgNamespace,
+    /// POSIX message queues.
+    pub mq: Arc<mq::MqNamespace>,
 }
 
 impl IpcNamespace {

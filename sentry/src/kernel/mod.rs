@@ -108,6 +108,8 @@ pub struct Kernel {
     pub uts: Mutex<Uts>,
     /// Where memfds live.
     pub memfds: crate::fs::tmpfs::memfd::MemfdMount,
+    /// Where POSIX message queues live.
+    pub mqueues: crate::fs::mqueue::MqueueMount,
     /// What mount(2) can mount.
     pub fstypes: crate::vfs::fstypes::FsTypes,
     /// What opens device nodes and named pipes.
@@ -165,6 +167,7 @@ impl Kernel {
             host: host::Host::probe(),
             uts: Mutex::new(Uts { nodename: hostname.to_vec(), domainname: b"(none)".to_vec() }),
             memfds: Default::default(),
+            mqueues: Default::default(),
             fstypes: Default::default(),
             special: Default::default(),
             ended: Mutex::new(Some(ended)),

@@ -72,7 +72,7 @@ pub struct ThreadGroup {
     /// Whether it did execve(2) since fork (setpgid).
     pub(super) did_exec: AtomicBool,
     /// Goes up with each execve.
-    pub(super) exec_id: AtomicU64,
+    pub(crate) exec_id: AtomicU64,
     /// `PR_SET_CHILD_SUBREAPER`
     pub(super) subreaper: AtomicBool,
     /// `PR_SET_DUMPABLE`: 0, 1 or 2.

@@ -1,5 +1,5 @@
-//! What each user has in use of what is limited per user: tasks (`RLIMIT_NPROC`) and queued signals
-//! (`RLIMIT_SIGPENDING`).
+//! What each user has in use of what is limited per user: tasks (`RLIMIT_NPROC`), queued signals
+//! (`RLIMIT_SIGPENDING`), bytes of message queues (`RLIMIT_MSGQUEUE`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use crate::kmem::{self, KernelMemory};
 pub struct User {
     pending: AtomicU64,
     tasks: AtomicU64,
+    msgqueue: AtomicU64,
 }
 
 impl User {
@@ -39,6 +40,13 @@ impl User {
         Some(charge)
     }
 
+    /// Counts so many bytes of message queues, unless that makes more than `limit`.
+    pub fn charge_msgqueue(self: &Arc<User>, bytes: u64, limit: u64) -> Option<MsgqueueCharge> {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
+        self.msgqueue.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(MsgqueueCharge { user: self.clone(), bytes })
+    }
+
     /// Counts one task.
     pub fn charge_task(self: &Arc<User>) -> TaskCharge {
         self.tasks.fetch_add(1, Ordering::Relaxed);
@@ -55,6 +63,18 @@ pub struct PendingCharge {
 impl Drop for PendingCharge {
     fn drop(&mut self) {
         self.user.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Some of a user's bytes of message queues, until dropped.
+pub struct MsgqueueCharge {
+    user: Arc<User>,
+    bytes: u64,
+}
+
+impl Drop for MsgqueueCharge {
+    fn drop(&mut self) {
+        self.user.msgqueue.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -16,6 +16,7 @@ mod ioctl;
 mod link_rename;
 pub(crate) mod mm;
 mod mount;
+mod mqueue;
 mod msg;
 mod open;
 mod pipe;

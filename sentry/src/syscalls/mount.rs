@@ -82,9 +82,8 @@ pub fn mount(cur: &mut Current, args: &Args) -> SysResult {
     if !namei::is_dir(&target) {
         return Err(Errno::ENOTDIR);
     }
-    let root = Dentry::root(b"/", new.root);
     let name = if source.is_empty() { "none" } else { &source };
-    let mount = Mount::of_guest(new.fs, root, name, mount_flags(flags))?;
+    let mount = Mount::of_guest(new.fs, new.root, name, mount_flags(flags))?;
     attach(cur, mount, target)
 }
 

@@ -11,9 +11,9 @@
 
 use super::{
     Arg, Entry, Support, attr, cred, dirs, epoll, exec, fcntl, futex, inotify, ioctl, link_rename,
-    mm, mount, msg, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit, sched,
-    seccomp, sem, shm, signal, signalfd, socket, socket_io, stat, system, time, timer, timerfd,
-    transfer, wait, xattr,
+    mm, mount, mqueue, msg, open, pipe, poll, prctl, process, read_write, remote_memory, rlimit,
+    sched, seccomp, sem, shm, signal, signalfd, socket, socket_io, stat, system, time, timer,
+    timerfd, transfer, wait, xattr,
 };
 
 use crate::kernel::Caps;
@@ -284,12 +284,12 @@ table! {
     237 mbind(addr: Ptr, len: Size, mode: Int, nodemask: Ptr, maxnode: Size, flags: Hex) => none;
     238 set_mempolicy(mode: Int, nodemask: Ptr, maxnode: Size) => none;
     239 get_mempolicy(mode: Ptr, nodemask: Ptr, maxnode: Size, addr: Ptr, flags: Hex) => none;
-    240 mq_open(name: Str, oflag: OpenFlags, mode: Mode, attr: Ptr) => none;
-    241 mq_unlink(name: Str) => none;
-    242 mq_timedsend() => none;
-    243 mq_timedreceive() => none;
-    244 mq_notify() => none;
-    245 mq_getsetattr() => none;
+    240 mq_open(name: Str, oflag: OpenFlags, mode: Mode, attr: Ptr) => mqueue::mq_open;
+    241 mq_unlink(name: Str) => mqueue::mq_unlink;
+    242 mq_timedsend(mqdes: Fd, msg: InBuf, len: Size, prio: Uint, timeout: Timespec) => mqueue::mq_timedsend;
+    243 mq_timedreceive(mqdes: Fd, msg: OutBuf, len: Size, prio: Ptr, timeout: Timespec) => mqueue::mq_timedreceive;
+    244 mq_notify(mqdes: Fd, sevp: Ptr) => mqueue::mq_notify, "no SIGEV_THREAD, which needs a netlink socket";
+    245 mq_getsetattr(mqdes: Fd, new: Ptr, old: Ptr) => mqueue::mq_getsetattr;
     246 kexec_load(entry: Ptr, nr: Size, segments: Ptr, flags: Hex) => none unless SYS_BOOT;
     247 waitid(idtype: Int, id: Int, infop: Ptr, options: Hex, rusage: Ptr) => wait::waitid;
     248 add_key(type: Str, description: Str, payload: Ptr, plen: Size, keyring: Int) => none;

@@ -81,8 +81,20 @@ pub(super) fn make(
     owner: &NewOwner,
     kind: NodeKind<'_>,
 ) -> Result<(), Errno> {
+    make_by(dir, child, name, owner, kind, |parent, node| parent.create(name, node))
+}
+
+/// As [`make`], by a way of the file system's own.
+pub(super) fn make_by(
+    dir: &Path,
+    child: &Arc<Dentry>,
+    name: &[u8],
+    owner: &NewOwner,
+    kind: NodeKind<'_>,
+    create: impl FnOnce(&Arc<dyn Inode>, &NewNode<'_>) -> Result<Arc<dyn Inode>, Errno>,
+) -> Result<(), Errno> {
     let parent = dir.inode()?;
-    let inode = parent.create(name, &owner.node(kind))?;
+    let inode = create(&parent, &owner.node(kind))?;
     settle(dir, child, inode.clone());
     notify::name(&dir.dentry, name, &inode, libc::IN_CREATE);
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 use parking_lot::RwLock;
 
-use super::{FileSystem, Inode};
+use super::{Dentry, FileSystem};
 use crate::fs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::kernel::Kernel;
 
@@ -13,8 +13,8 @@ use crate::kernel::Kernel;
 pub struct NewFs {
     /// The file system.
     pub fs: Arc<dyn FileSystem>,
-    /// Its root directory.
-    pub root: Arc<dyn Inode>,
+    /// Its root directory; of a file system that is there already, the same each time.
+    pub root: Arc<Dentry>,
 }
 
 /// Makes a file system: the kernel, the source and the options of mount(2).
@@ -24,14 +24,18 @@ pub type MakeFs = Arc<dyn Fn(&Kernel, &str, &str) -> Result<NewFs, Errno> + Send
 pub struct FsTypes(RwLock<Vec<(&'static str, MakeFs)>>);
 
 impl Default for FsTypes {
-    /// tmpfs alone.
+    /// tmpfs and mqueue.
     fn default() -> Self {
         let tmpfs: MakeFs = Arc::new(|kernel, _, options| {
             let options = TmpfsOptions::for_kernel(kernel).parse(options)?;
             let (fs, root) = TmpFs::of(kernel, options)?;
-            Ok(NewFs { fs, root })
+            Ok(NewFs { fs, root: Dentry::root(b"/", root) })
         });
-        FsTypes(RwLock::new(vec![("tmpfs", tmpfs)]))
+        let mqueue: MakeFs = Arc::new(|kernel, _, _| {
+            let root = kernel.mqueue_root()?;
+            Ok(NewFs { fs: root.mount.fs.clone(), root: root.dentry.clone() })
+        });
+        FsTypes(RwLock::new(vec![("tmpfs", tmpfs), ("mqueue", mqueue)]))
     }
 }
 

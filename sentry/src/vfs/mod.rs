@@ -11,6 +11,7 @@
 //! internals -> dentry internals -> wait queues.
 
 pub mod attr;
+pub mod by_name;
 pub mod dentry;
 pub mod dirops;
 pub mod dpath;

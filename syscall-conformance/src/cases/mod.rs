@@ -50,6 +50,7 @@ groups!(
     events,
     pipes,
     unix_sockets,
+    mqueue,
     msg,
     sem,
     shm,

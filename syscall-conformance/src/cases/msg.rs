@@ -285,7 +285,7 @@ fn full_queues_wait() {
     let children: Vec<i32> = (0..2i64)
         .map(|n| {
             fork(|| {
-                send(id, 5 + n, &vec![b'a'; 7]);
+                send(id, 5 + n, &[b'a'; 7]);
                 0
             })
         })

@@ -1,5 +1,6 @@
 //! What the cases of System V IPC share: objects that are gone from the machine when the case is.
 
+use std::ffi::CString;
 use std::sync::OnceLock;
 
 use crate::helpers::*;
@@ -27,6 +28,7 @@ pub(crate) enum Kind {
     Shm,
     Sem,
     Msg,
+    Mq,
 }
 
 static JANITOR: OnceLock<i32> = OnceLock::new();
@@ -35,7 +37,8 @@ fn remove(kind: u64, id: usize) {
     let _ = match kind {
         0 => sys!(SYS_shmctl, id, IPC_RMID, 0),
         1 => sys!(SYS_semctl, id, 0, IPC_RMID, 0),
-        _ => sys!(SYS_msgctl, id, IPC_RMID, 0),
+        2 => sys!(SYS_msgctl, id, IPC_RMID, 0),
+        _ => sys!(SYS_mq_unlink, mq_name(id).as_c_str()),
     };
 }
 
@@ -74,6 +77,16 @@ pub(crate) fn keep(kind: Kind, id: usize) -> usize {
     let record = [kind as u64, id as u64].map(u64::to_ne_bytes).concat();
     write(janitor(), &record);
     id
+}
+
+/// The name of POSIX message queue number `id`.
+pub(crate) fn mq_name(id: usize) -> CString {
+    CString::new(format!("conformance-{id:x}")).unwrap()
+}
+
+/// A name that nobody else uses, for a POSIX message queue that is gone when the case is.
+pub(crate) fn new_mq_name() -> CString {
+    mq_name(keep(Kind::Mq, key() as usize))
 }
 
 /// A key that nobody else uses.

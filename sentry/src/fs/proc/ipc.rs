@@ -1,4 +1,5 @@
-//! `/proc/sysvipc`, and the settings of System V IPC below `/proc/sys/kernel` (sysvipc(7), proc_sys(5)).
+//! `/proc/sysvipc`, and the settings of IPC below `/proc/sys/kernel` and in `/proc/sys/fs/mqueue`
+//! (sysvipc(7), proc_sys(5)).
 
 use std::sync::Arc;
 
@@ -27,7 +28,22 @@ pub(super) fn settings(
     fs: &Arc<PseudoFs>,
     next_ino: &mut impl FnMut() -> u64,
 ) -> StaticDir {
-    SETTINGS.iter().fold(dir, |dir, setting| {
+    with_all(dir, SETTINGS, fs, next_ino)
+}
+
+/// The directory `/proc/sys/fs/mqueue`.
+pub(super) fn mqueue(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Node {
+    let dir = with_all(StaticDir::default(), MQUEUE, fs, next_ino);
+    Node::dir(fs, next_ino(), 0o555, dir)
+}
+
+fn with_all(
+    dir: StaticDir,
+    settings: &'static [Setting],
+    fs: &Arc<PseudoFs>,
+    next_ino: &mut impl FnMut() -> u64,
+) -> StaticDir {
+    settings.iter().fold(dir, |dir, setting| {
         dir.with(setting.name, Node::file(fs, next_ino(), 0o644, setting))
     })
 }
@@ -104,6 +120,39 @@ static SETTINGS: &[Setting] = &[
         set: |k, new| {
             k.ipc.shm.set_settings(|s| s.rmid_forced = new.first().is_some_and(|new| *new != 0))
         },
+    },
+];
+
+static MQUEUE: &[Setting] = &[
+    Setting {
+        name: "msg_default",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.mq.settings().msg_default.into()],
+        set: |k, new| k.ipc.mq.set_settings(|s| one(new, &mut s.msg_default)),
+    },
+    Setting {
+        name: "msg_max",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.mq.settings().msg_max.into()],
+        set: |k, new| k.ipc.mq.set_settings(|s| one(new, &mut s.msg_max)),
+    },
+    Setting {
+        name: "msgsize_default",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.mq.settings().msgsize_default.into()],
+        set: |k, new| k.ipc.mq.set_settings(|s| one(new, &mut s.msgsize_default)),
+    },
+    Setting {
+        name: "msgsize_max",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.mq.settings().msgsize_max.into()],
+        set: |k, new| k.ipc.mq.set_settings(|s| one(new, &mut s.msgsize_max)),
+    },
+    Setting {
+        name: "queues_max",
+        max: INT_MAX,
+        get: |k| vec![k.ipc.mq.settings().queues_max.into()],
+        set: |k, new| k.ipc.mq.set_settings(|s| one(new, &mut s.queues_max)),
     },
 ];
 

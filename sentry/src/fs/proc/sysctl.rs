@@ -76,6 +76,7 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
         |_| Ok(format!("{}\n", open_file_limit()).into_bytes());
     let file_max = Node::file(fs, next_ino(), 0o444, file_max);
     let uuid_node = Node::file(fs, next_ino(), 0o444, uuid_file);
+    let mqueue = ipc::mqueue(fs, next_ino);
     let mut dir = |content| Node::dir(fs, next_ino(), 0o555, content);
     let random = dir(random.with("uuid", uuid_node));
     let epoll = dir(epoll);
@@ -83,7 +84,8 @@ pub(super) fn dir(fs: &Arc<PseudoFs>, next_ino: &mut impl FnMut() -> u64) -> Sta
     let unix = dir(unix);
     let net = dir(StaticDir::default().with("core", core).with("unix", unix));
     let vm = dir(vm);
-    let fs_dir = dir(fs_files.with("epoll", epoll).with("file-max", file_max));
+    let fs_dir =
+        dir(fs_files.with("epoll", epoll).with("file-max", file_max).with("mqueue", mqueue));
     let avail = Action::NAMES.map(|(_, name)| name).join(" ");
     let avail = Node::file(fs, next_ino(), 0o444, StaticText(format!("{avail}\n").into_bytes()));
     let logged = Node::file(fs, next_ino(), 0o644, ActionsLogged);

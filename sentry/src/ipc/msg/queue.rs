@@ -45,8 +45,7 @@ impl Wanted {
         match kind {
             _ if flags & libc::MSG_COPY != 0 => Wanted::Number(kind),
             0 => Wanted::Any,
-            i64::MIN => Wanted::AtMost(i64::MAX),
-            ..0 => Wanted::AtMost(-kind),
+            ..0 => Wanted::AtMost(kind.saturating_neg()),
             _ if flags & libc::MSG_EXCEPT != 0 => Wanted::NotEqual(kind),
             _ => Wanted::Equal(kind),
         }
