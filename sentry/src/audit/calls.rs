@@ -153,8 +153,11 @@ fn judge(cur: &Current, nr: u64, args: &Args, result: &SysResult) -> Option<(Kin
 fn failure(nr: u64, errno: Errno) -> Option<(Kind, String)> {
     let makes_tasks =
         matches!(class::class(nr), Class::Fork | Class::Clone3 | Class::Namespaces { .. });
+    const MAKES_IPC: [i64; 4] =
+        [libc::SYS_shmget, libc::SYS_semget, libc::SYS_msgget, libc::SYS_mq_open];
     let limit = match errno {
         Errno::EMFILE | Errno::ENFILE => "files",
+        Errno::ENOSPC if MAKES_IPC.contains(&(nr as i64)) => "ipc",
         Errno::ENOSPC | Errno::EDQUOT => "disk",
         Errno::EAGAIN if makes_tasks => "pids",
         Errno::ENOMEM if makes_tasks => "memory",
@@ -234,14 +237,11 @@ mod tests {
         let limit = |name: &str| Some((Kind::Limit, name.to_owned()));
         assert_eq!(kind(libc::SYS_openat, Errno::EMFILE), limit("files"));
         assert_eq!(kind(libc::SYS_write, Errno::ENOSPC), limit("disk"));
+        assert_eq!(kind(libc::SYS_semget, Errno::ENOSPC), limit("ipc"));
         assert_eq!(kind(libc::SYS_fork, Errno::EAGAIN), limit("pids"));
         assert_eq!(kind(libc::SYS_read, Errno::EAGAIN), None);
         assert_eq!(kind(libc::SYS_unlink, Errno::EACCES), Some((Kind::Denied, String::new())));
         let missing = Some((Kind::Unsupported, String::new()));
-        assert_eq!(
-            kind(libc::SYS_shmget, Errno::ENOSYS).is_some(),
-            crate::syscalls::entry(29).is_some_and(|e| e.handler.is_none())
-        );
         assert_eq!(kind(9999, Errno::ENOSYS), missing);
         assert_eq!(kind(libc::SYS_read, Errno::ENOSYS), None);
         assert_eq!(kind(libc::SYS_read, Errno::EBADF), None);

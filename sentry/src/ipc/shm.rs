@@ -18,8 +18,8 @@ use crate::kernel::{Caps, Credentials, Task};
 use crate::kmem::{self, KernelMemory};
 use crate::mm::{AreaOps, PAGE, ShmemObject};
 
-/// What a segment costs beside its pages.
-const SEGMENT: usize = 1 << 10;
+/// What a segment costs beside its pages, with what is kept of who made it.
+const SEGMENT: usize = 4 << 10;
 /// `SHM_DEST`: goes with its last attachment.
 const SHM_DEST: u32 = 0o1000;
 /// `SHM_LOCKED`
