@@ -29,7 +29,7 @@ pub(super) fn set(
     let node = table.get(node)?;
     node.check_writable()?;
     if let Some(size) = c.size {
-        let fd = open_node(table, &node, at, OpenFlags::WRITE)?;
+        let (_, fd) = open_node(table, &node, at, OpenFlags::WRITE)?;
         sys::truncate(fd.as_fd(), size)?;
     }
     if c.owner.uid.is_some() || c.owner.gid.is_some() {
@@ -59,7 +59,7 @@ fn open_any(table: &Table, node: &Node, at: Option<Location<'_>>) -> Result<Owne
     if node.kind() == FileKind::Directory {
         return open_dir(node.fd());
     }
-    open_node(table, node, at, OpenFlags::READ)
+    open_node(table, node, at, OpenFlags::READ).map(|(_, fd)| fd)
 }
 
 /// What a client may do with an extended attribute.

@@ -95,11 +95,8 @@ pub(super) fn walk(
             FileKind::Regular => {
                 let Some(flags) = flags else { break };
                 match Component::new(name).and_then(|c| open_named(&dir, &c, &node, flags)) {
-                    Ok(fd) => {
-                        if flags.mutates()
-                            && let (Ok(attr), Some(last)) =
-                                (sys::stat(fd.as_fd()), reply.found.last_mut())
-                        {
+                    Ok((attr, fd)) => {
+                        if let Some(last) = reply.found.last_mut() {
                             last.attr = attr;
                         }
                         opened = Some(fd);
@@ -139,19 +136,16 @@ pub(super) fn open(
     at: Option<Location<'_>>,
     flags: OpenFlags,
 ) -> Result<(Attr, OwnedFd), Errno> {
-    let node = table.get(node)?;
-    let fd = open_node(table, &node, at, flags)?;
-    let attr = sys::stat(fd.as_fd())?;
-    Ok((attr, fd))
+    open_node(table, &*table.get(node)?, at, flags)
 }
 
-/// Opens a regular file, by its location or as the single file of its export.
+/// Opens a regular file, by its location or as the single file of its export. Returns what it is now.
 pub(super) fn open_node(
     table: &Table,
     node: &Node,
     at: Option<Location<'_>>,
     flags: OpenFlags,
-) -> Result<OwnedFd, Errno> {
+) -> Result<(Attr, OwnedFd), Errno> {
     match node.kind() {
         FileKind::Regular => {}
         FileKind::Directory => return Err(Errno::EISDIR),
@@ -165,7 +159,7 @@ pub(super) fn open_node(
         if flags.contains(OpenFlags::TRUNCATE) {
             sys::truncate(fd.as_fd(), 0)?;
         }
-        return Ok(fd);
+        return Ok((sys::stat(fd.as_fd())?, fd));
     }
     let (dir, name) = locate(table, at.ok_or(Errno::ESTALE)?, Some(node))?;
     // Look before opening: the name may lead to a FIFO or a device by now, whose opening acts.
@@ -206,13 +200,14 @@ pub(super) fn host_flags(flags: OpenFlags) -> libc::c_int {
     host
 }
 
-/// Opens `name` in `dir` and checks that it is the regular file `node`: `ESTALE` if not.
+/// Opens `name` in `dir` and checks that it is the regular file `node`: `ESTALE` if not. Returns what
+/// it is now.
 fn open_named(
     dir: &Node,
     name: &Component,
     node: &Node,
     flags: OpenFlags,
-) -> Result<OwnedFd, Errno> {
+) -> Result<(Attr, OwnedFd), Errno> {
     check_flags(node, flags)?;
     let fd = match sys::open(dir.fd(), name, host_flags(flags), 0) {
         // A symbolic link stands there now, or nothing.
@@ -223,17 +218,18 @@ fn open_named(
     if attr.kind() != FileKind::Regular || attr.identity() != node.identity() {
         return Err(Errno::ESTALE);
     }
-    // Not by O_TRUNC: that would cut a wrong file before it is recognised as such.
-    if flags.contains(OpenFlags::TRUNCATE) {
-        if flags.contains(OpenFlags::WRITE) {
-            sys::truncate(fd.as_fd(), 0)?;
-        } else {
-            let writable = sys::open(dir.fd(), name, libc::O_WRONLY | libc::O_NONBLOCK, 0)?;
-            if sys::stat(writable.as_fd())?.identity() != node.identity() {
-                return Err(Errno::ESTALE);
-            }
-            sys::truncate(writable.as_fd(), 0)?;
-        }
+    if !flags.contains(OpenFlags::TRUNCATE) {
+        return Ok((attr, fd));
     }
-    Ok(fd)
+    // Not by O_TRUNC: that would cut a wrong file before it is recognised as such.
+    if flags.contains(OpenFlags::WRITE) {
+        sys::truncate(fd.as_fd(), 0)?;
+    } else {
+        let writable = sys::open(dir.fd(), name, libc::O_WRONLY | libc::O_NONBLOCK, 0)?;
+        if sys::stat(writable.as_fd())?.identity() != node.identity() {
+            return Err(Errno::ESTALE);
+        }
+        sys::truncate(writable.as_fd(), 0)?;
+    }
+    Ok((sys::stat(fd.as_fd())?, fd))
 }
