@@ -15,7 +15,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::stub::affinity;
 
@@ -29,22 +29,48 @@ const WORTH: u64 = 2;
 const BRISK: u32 = 8;
 const BRISK_MAX: u32 = 32;
 const LATE: u32 = 4;
-/// Who was brought and is awake for so many times [`WORTH`] is not let in any longer.
+/// Who was brought and is awake for so many times [`worth`] is not let in any longer.
 const BRIEF: u64 = 4;
 
 /// How long a wake-up on another CPU takes here, in cycles; 0 before the first one.
 static AFAR: AtomicU64 = AtomicU64::new(0);
 
-/// How many threads were brought to each CPU (modulo the length) and are awake, if not for long.
-static BROUGHT: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
-
-fn brought(cpu: usize) -> &'static AtomicU32 {
-    &BROUGHT[cpu % BROUGHT.len()]
+/// Those who were brought to a CPU and are awake.
+struct Visitors {
+    number: AtomicUsize,
+    /// When the last one was brought.
+    since: AtomicU64,
 }
 
-/// Whether somebody who was brought to a CPU is awake. Who has nothing to do there should let it in.
+/// Of each CPU, modulo the length.
+static VISITORS: [Visitors; 64] =
+    [const { Visitors { number: AtomicUsize::new(0), since: AtomicU64::new(0) } }; 64];
+
+fn visitors(cpu: usize) -> &'static Visitors {
+    &VISITORS[cpu % VISITORS.len()]
+}
+
+impl Visitors {
+    /// Whether they are awake for a longer time than they were let in for.
+    fn stayed(&self, now: u64) -> bool {
+        now.saturating_sub(self.since.load(Ordering::Relaxed)) > worth().saturating_mul(BRIEF)
+    }
+}
+
+/// Whether somebody who was brought to a CPU is awake there for a moment. Who has nothing to do should
+/// let it in.
 pub(crate) fn is_shared(cpu: usize) -> bool {
-    brought(cpu).load(Ordering::Relaxed) != 0
+    let visitors = visitors(cpu);
+    visitors.number.load(Ordering::Relaxed) != 0 && !visitors.stayed(now())
+}
+
+/// How many were brought to a CPU and are awake for so long that they need one of their own.
+pub(crate) fn stayed(cpu: usize) -> usize {
+    let visitors = visitors(cpu);
+    match visitors.number.load(Ordering::Relaxed) {
+        0 => 0,
+        number => number * usize::from(visitors.stayed(now())),
+    }
 }
 
 /// Within how many cycles it is better to wait for a CPU than to wake up on another one.
@@ -100,7 +126,7 @@ thread_local! {
 pub(crate) fn came(soon: bool) {
     let times = CAME_SOON.get();
     CAME_SOON.set(if soon { (times + 1).min(BRISK_MAX) } else { times.saturating_sub(LATE) });
-    if BROUGHT_TO.get().is_some() && now().wrapping_sub(UP.get()) > worth().saturating_mul(BRIEF) {
+    if BROUGHT_TO.get().is_some_and(|cpu| visitors(cpu).stayed(now())) {
         leave();
     }
 }
@@ -112,7 +138,7 @@ pub(crate) fn is_brought() -> bool {
 
 fn leave() {
     if let Some(cpu) = BROUGHT_TO.take() {
-        brought(cpu).fetch_sub(1, Ordering::Relaxed);
+        visitors(cpu).number.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,7 +186,9 @@ impl Place {
         self.told_on.store(here, Ordering::Relaxed);
         self.told.store(now, Ordering::Release);
         if SLEPT_SOON.get() >= SOON || self.is_let_in(here) {
-            brought(here).fetch_add(1, Ordering::Relaxed);
+            let visitors = visitors(here);
+            visitors.since.store(now, Ordering::Relaxed);
+            visitors.number.fetch_add(1, Ordering::Relaxed);
             affinity::set(self.tid.load(Ordering::Relaxed), [here]);
             self.brought.store(here + 1, Ordering::Release);
         }
@@ -169,7 +197,8 @@ impl Place {
     /// Whether the caller has a moment for it.
     fn is_let_in(&self, here: usize) -> bool {
         let awake = self.awake.load(Ordering::Relaxed);
-        CAME_SOON.get() >= BRISK && (1..worth()).contains(&awake) && !is_shared(here)
+        let is_free = visitors(here).number.load(Ordering::Relaxed) == 0;
+        CAME_SOON.get() >= BRISK && (1..worth()).contains(&awake) && is_free
     }
 
     /// The thread woke up, or did not get to sleep.
@@ -316,9 +345,11 @@ mod tests {
         assert!(is_shared(cpu) && !is_bound(&third));
         affinity::run_anywhere(0);
         // Awake for too long.
+        assert_eq!(stayed(cpu), 0);
         AFAR.store(1, Ordering::Relaxed);
+        assert_eq!((stayed(cpu), is_shared(cpu)), (1, false));
         came(true);
-        assert!(!is_brought());
+        assert_eq!((stayed(cpu), is_brought()), (0, false));
         assert!(!round());
         other.loosen();
         assert_runs_anywhere();

@@ -151,7 +151,8 @@ impl Spins {
         let now = now();
         let seen = self.looking.iter().map(|place| place.load(Ordering::Relaxed));
         let looking = seen.filter(|&seen| self.is_awake(seen, now)).count();
-        self.running.load(Ordering::Relaxed) + looking + more <= self.cpus
+        let running = self.running.load(Ordering::Relaxed) + self.spread.stayed();
+        running + looking + more <= self.cpus
     }
 
     /// A place among those who look, if a CPU is to spare.

@@ -6,7 +6,8 @@
 //! answers in a row while another had none goes there. It may be moved away again by the host: it is
 //! bound for as long as it takes to wake up only.
 //!
-//! Guests of who was [brought](crate::place) somewhere do not count: they are to share a CPU.
+//! Guests of who was [brought](crate::place) somewhere are to share a CPU. They do not count before they
+//! have stayed for longer than they should.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,9 +40,15 @@ impl Spread {
         self.index(cpu).and_then(|index| self.guests.get(index))
     }
 
-    /// A guest runs on `cpu`. Returns how many did before.
+    /// A guest runs on `cpu`. Returns how many others do.
     fn enter(&self, cpu: usize) -> usize {
-        self.guests(cpu).map_or(0, |guests| guests.fetch_add(1, Ordering::Relaxed))
+        let guests = self.guests(cpu).map_or(0, |guests| guests.fetch_add(1, Ordering::Relaxed));
+        guests + place::stayed(cpu)
+    }
+
+    /// How many guests run whose threads were brought somewhere, and have stayed.
+    pub(super) fn stayed(&self) -> usize {
+        self.cpus.iter().map(|&cpu| place::stayed(cpu)).sum()
     }
 
     fn leave(&self, cpu: usize) {
@@ -54,9 +61,11 @@ impl Spread {
     fn free(&self, cpu: usize) -> Option<usize> {
         let after = self.index(cpu)? + 1;
         let others = (after..self.cpus.len()).chain(0..after.saturating_sub(1));
-        let mut free =
-            others.filter(|&i| self.guests.get(i).is_some_and(|g| g.load(Ordering::Relaxed) == 0));
-        free.next().and_then(|index| self.cpus.get(index).copied())
+        let mut cpus = others.filter_map(|i| Some((*self.cpus.get(i)?, self.guests.get(i)?)));
+        let is_free = |&(cpu, guests): &(usize, &AtomicUsize)| {
+            guests.load(Ordering::Relaxed) == 0 && place::stayed(cpu) == 0
+        };
+        cpus.find(is_free).map(|(cpu, _)| cpu)
     }
 
     /// The CPU for the other half of a pair that is on `cpu`: a free one if there is one.
