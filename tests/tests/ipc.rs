@@ -123,10 +123,11 @@ assert libc.mq_send(fd, b"text", 4, 1) == 0'
         python3 -c 'import ctypes; libc = ctypes.CDLL(None)
 print(libc.mq_open(b"/made", 2), libc.mq_open(b"/other", 2) > 2)'
         mkdir x 2> /dev/null || echo refused
+        ls /dev/mqueue
     "#;
     let out = output(platform, &["--user", "0:0"], &["bash", "-c", script]);
     let expected = "made -rw-r----- 80\nQSIZE:4          NOTIFY:0     SIGNO:0     NOTIFY_PID:0     \n\
-                    made\nother\n-1 True\nrefused\n";
+                    made\nother\n-1 True\nrefused\nother\n";
     assert_eq!(out, expected);
 }
 

@@ -182,7 +182,7 @@ fn child(at: &Path, name: &[u8], mode: u32, kind: NodeKind<'_>) -> Result<Path, 
     Ok(Path { mount: at.mount.clone(), dentry })
 }
 
-/// Device nodes, links, `pts` and `shm` of a fresh `/dev`.
+/// Device nodes, links, `pts`, `shm` and `mqueue` of a fresh `/dev`.
 fn fill_dev(
     kernel: &Arc<Kernel>,
     devpts: &Arc<Devpts>,
@@ -203,5 +203,10 @@ fn fill_dev(
     let (fs, root) = tmpfs(kernel, 0o1777)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
     namespace.attach(mount_root(fs, root, "shm", flags), shm);
+    let queues = child(&dev, b"mqueue", 0o755, NodeKind::Directory)?;
+    let root = kernel.mqueue_root().cloned()?;
+    let flags = flags | MountFlags::NOEXEC;
+    let mount = Mount::new(root.mount.fs.clone(), root.dentry, "mqueue", flags);
+    namespace.attach(mount, queues);
     Ok(())
 }

@@ -96,11 +96,36 @@ fn rage(seed: u64, seconds: u64, table: &[Call]) -> Result<String, String> {
             }
             doze(1);
         }
+        remove_ipc();
         health::check().map_err(|what| format!("after generation {generation}: {what}"))?;
         generation += 1;
     }
     let calls = share.cells[1].load(Ordering::Relaxed);
     Ok(format!("fuzz: {generation} generations, {calls} calls"))
+}
+
+/// Removes what a generation left behind of objects that outlive processes.
+fn remove_ipc() {
+    let ids = |kind: &str| {
+        let table = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
+        let rows = table.lines().skip(1).filter_map(|row| row.split_ascii_whitespace().nth(1));
+        rows.filter_map(|id| id.parse::<i32>().ok()).collect::<Vec<_>>()
+    };
+    // SAFETY: no memory is passed.
+    unsafe {
+        for id in ids("shm") {
+            libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut());
+        }
+        for id in ids("sem") {
+            libc::semctl(id, 0, libc::IPC_RMID);
+        }
+        for id in ids("msg") {
+            libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut());
+        }
+    }
+    for queue in std::fs::read_dir("/dev/mqueue").into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(queue.path());
+    }
 }
 
 /// What `/proc` says of the processes that there are.
