@@ -17,7 +17,7 @@ use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
-use crate::stub::affinity;
+use crate::stub::{affinity, sys};
 
 /// How many times in a row a thread must have slept soon after it woke somebody.
 const SOON: u32 = 8;
@@ -146,8 +146,7 @@ impl Place {
     /// The caller is the thread.
     pub fn settle(&self) {
         if affinity::allowed().len() > 1 {
-            // SAFETY: plain system call.
-            self.tid.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+            self.tid.store(sys::gettid(), Ordering::Relaxed);
         }
     }
 

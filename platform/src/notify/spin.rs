@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::spread::{Seat, Spread};
 use crate::place;
 use crate::stub::affinity;
-use crate::stub::sys::Tid;
+use crate::stub::sys::{self, Tid};
 
 /// How long either side looks: some doorbells long, for a machine that is not quite idle.
 const WINDOW: Duration = Duration::from_micros(20);
@@ -194,8 +194,10 @@ pub(super) struct Spinner {
     spins: Arc<Spins>,
     /// Its place in [`Spins::looking`], while the pair looks.
     place: Option<usize>,
-    /// The guest thread, and the CPU of this one, while the pair looks.
-    bound: (Tid, usize),
+    /// The threads that are bound to a CPU each while the pair looks: the guest's and the Sentry's.
+    bound: [Tid; 2],
+    /// That of the Sentry's.
+    here: usize,
     seat: Seat,
     /// Quick requests, less what slow ones outweigh, while the pair does not look.
     streak: u32,
@@ -220,7 +222,8 @@ impl Spinner {
             seat: Seat::new(spins.spread.clone()),
             spins,
             place: None,
-            bound: (0, 0),
+            bound: [0; 2],
+            here: 0,
             streak: 0,
             hits: 0,
             balance: 0,
@@ -329,13 +332,13 @@ impl Spinner {
         if self.place.is_none() {
             return;
         }
-        let here = affinity::here();
-        if let Some(there) = self.spins.spread.beside(here) {
+        self.here = affinity::here();
+        if let Some(there) = self.spins.spread.beside(self.here) {
+            self.bound = [guest, sys::gettid()];
             affinity::set(guest, [there]);
-            affinity::set(0, [here]);
-            self.seat.enter_both(here, there);
+            affinity::set(self.bound[1], [self.here]);
+            self.seat.enter_both(self.here, there);
         }
-        self.bound = (guest, here);
         self.hits = 0;
     }
 
@@ -351,7 +354,7 @@ impl Spinner {
                 }
                 std::hint::spin_loop();
             }
-            if place::is_shared(self.bound.1) {
+            if place::is_shared(self.here) {
                 let before = now();
                 std::thread::yield_now();
                 start = start.wrapping_add(now().wrapping_sub(before));
@@ -375,8 +378,9 @@ impl Spinner {
         let Some(place) = self.place.take() else { return };
         self.spins.seen(place, 0);
         self.seat.leave();
-        affinity::run_anywhere(self.bound.0);
-        affinity::run_anywhere(0);
+        for tid in std::mem::take(&mut self.bound).into_iter().filter(|&tid| tid != 0) {
+            affinity::run_anywhere(tid);
+        }
         self.add(-self.windows(BEGINNING));
         let worth = self.balance >= 0;
         self.balance /= 2;

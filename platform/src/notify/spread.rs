@@ -147,6 +147,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stub::sys;
 
     fn spread(cpus: &'static [usize]) -> Arc<Spread> {
         Arc::new(Spread { cpus, guests: cpus.iter().map(|_| AtomicUsize::new(0)).collect() })
@@ -183,8 +184,7 @@ mod tests {
     fn who_shares_a_cpu_for_long_goes_to_a_free_one() {
         let [here, there, ..] = *affinity::allowed() else { return };
         let spread = Arc::new(Spread::new());
-        // SAFETY: plain system call.
-        let guest = unsafe { libc::gettid() };
+        let guest = sys::gettid();
         affinity::set(guest, [here]);
         let [mut one, mut two] = [(); 2].map(|()| Seat::new(spread.clone()));
         one.enter(guest);

@@ -41,6 +41,12 @@ pub(crate) fn tgkill(pid: Tid, tid: Tid, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
 }
 
+/// The calling thread.
+pub(crate) fn gettid() -> Tid {
+    // SAFETY: plain system call.
+    unsafe { libc::gettid() }
+}
+
 /// A pipe: the reading and the writing end, both close-on-exec.
 pub(crate) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Error> {
     let (reader, writer) = io::pipe().map_err(|e| Error::Host { what: "pipe2", source: e })?;
