@@ -3,7 +3,7 @@
 //!
 //! Counted are what is many or big: tasks, address spaces and their areas, tables of descriptors, open
 //! files, sockets, terminals, inodes in memory and their attributes, watches and their events, timers, locks, queued signals, lists of
-//! groups, arguments of programs, seccomp filters, mounts, and the bytes in pipes and sockets. What else there
+//! groups, arguments of programs, seccomp filters, mounts, objects of IPC, and the bytes in pipes, sockets and messages. What else there
 //! is has bounds of its own; those of caches depend on the limit ([`limit`]). The figures are what
 //! `tests/tests/footprint.rs` measures on the host.
 //!
