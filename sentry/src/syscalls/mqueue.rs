@@ -46,6 +46,7 @@ pub fn mq_open(cur: &mut Current, args: &Args) -> SysResult {
     if name.is_empty() {
         return Err(Errno::ENOENT);
     }
+    cur.files.check_room(cur.group.nofile())?;
     let root = cur.kernel.mqueue_root()?;
     let task = &cur.task;
     let file = by_name::open_or_create(task, root, &name, flags, args.uint(2), |root, node| {

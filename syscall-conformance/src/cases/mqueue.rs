@@ -12,6 +12,7 @@ cases![
     attributes,
     attribute_bounds,
     bytes_are_limited,
+    descriptors_are_limited,
     permissions,
     priorities,
     send_errors,
@@ -177,6 +178,22 @@ fn bytes_are_limited() {
     err!(EMFILE: SYS_mq_open, other.as_c_str(), O_CREAT | O_RDWR, 0o600, &tiny);
     close(fd);
     close(ok!(SYS_mq_open, other.as_c_str(), O_CREAT | O_RDWR, 0o600, &tiny) as i32);
+}
+
+fn descriptors_are_limited() {
+    let name = new_mq_name();
+    let mut limit = rlimit { rlim_cur: 0, rlim_max: 0 };
+    ok!(SYS_getrlimit, RLIMIT_NOFILE, &mut limit);
+    let most = limit.rlim_cur;
+    limit.rlim_cur = 0;
+    ok!(SYS_setrlimit, RLIMIT_NOFILE, &limit);
+    // The name comes first, then the descriptor, then all else.
+    err!(ENOENT: SYS_mq_open, c"", O_RDWR, 0, 0);
+    err!(EMFILE: SYS_mq_open, c"a/b", O_RDWR, 0, 0);
+    err!(EMFILE: SYS_mq_open, name.as_c_str(), O_CREAT | O_RDWR, 0o600, 0);
+    limit.rlim_cur = most;
+    ok!(SYS_setrlimit, RLIMIT_NOFILE, &limit);
+    err!(ENOENT: SYS_mq_open, name.as_c_str(), O_RDWR, 0, 0);
 }
 
 fn permissions() {
