@@ -278,7 +278,9 @@ impl Spinner {
         if !sleeps {
             return;
         }
-        if self.streak >= self.price.max(self.spins.contended.load(Ordering::Relaxed)) {
+        // Who was let in somewhere for a moment does not stay to look.
+        let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed));
+        if self.streak >= earned && !place::is_brought() {
             self.start(guest);
         }
         if !self.is_looking() {
