@@ -157,7 +157,8 @@ pub(super) fn set_xstate(tid: Tid, image: &[u8]) -> Result<(), Error> {
 
 /// As [`wait`] for a thread that may just have cloned another one. If both are killed before the
 /// clone is reported, nobody knows the other one, and yet a leader cannot be waited for until that
-/// is reaped.
+/// is reaped. So it never waits for `tid` alone: the kill may come at any moment, also after a stop was
+/// seen.
 pub(super) fn wait_cloning(tid: Tid) -> Result<Stop, Gone> {
     let any = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
     loop {
@@ -170,13 +171,10 @@ pub(super) fn wait_cloning(tid: Tid) -> Result<Stop, Gone> {
             let dead = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
             (info.si_pid(), dead.contains(&info.si_code))
         };
-        if who == tid {
-            return wait(tid);
-        }
-        if dead {
+        if dead && who != tid {
             try_reap(who);
-        } else if is_stopped_or_dead(tid) {
-            return wait(tid);
+        } else if let Some(result) = wait_with(tid, libc::WNOHANG) {
+            return result;
         } else {
             // The new thread's first stop is there already; that of `tid` is about to be.
             std::thread::yield_now();
@@ -184,37 +182,32 @@ pub(super) fn wait_cloning(tid: Tid) -> Result<Stop, Gone> {
     }
 }
 
-/// Whether [`wait`] would return at once.
-fn is_stopped_or_dead(tid: Tid) -> bool {
-    let any = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
-    // SAFETY: all-zero is a valid siginfo_t, which the call fills.
-    unsafe {
-        let mut info: libc::siginfo_t = std::mem::zeroed();
-        libc::waitid(libc::P_PID, tid as libc::id_t, &mut info, any) != 0 || info.si_pid() != 0
-    }
-}
-
 /// Waits until `tid` stops. When it died instead, it is reaped (unless it leads a group that still
 /// has threads).
 pub(super) fn wait(tid: Tid) -> Result<Stop, Gone> {
+    wait_with(tid, 0).unwrap_or(Err(Gone::Reaped))
+}
+
+/// As [`wait`], with more flags. `None` if with `WNOHANG` there is nothing to tell.
+fn wait_with(tid: Tid, flags: libc::c_int) -> Option<Result<Stop, Gone>> {
+    let flags = flags | libc::__WALL;
     let mut status = 0;
     loop {
         // SAFETY: plain system call with a live buffer.
-        let result = unsafe { libc::wait4(tid, &mut status, libc::__WALL, std::ptr::null_mut()) };
-        if result == tid {
-            break;
-        }
-        if result != -1 || crate::errno() != libc::EINTR {
-            return Err(Gone::Reaped);
+        match unsafe { libc::wait4(tid, &mut status, flags, std::ptr::null_mut()) } {
+            0 => return None,
+            result if result == tid => break,
+            -1 if crate::errno() == libc::EINTR => {}
+            _ => return Some(Err(Gone::Reaped)),
         }
     }
     if !libc::WIFSTOPPED(status) {
-        return Err(Gone::Reaped);
+        return Some(Err(Gone::Reaped));
     }
     let signal = libc::WSTOPSIG(status);
-    Ok(match (status >> 16, signal) {
+    Some(Ok(match (status >> 16, signal) {
         (0, s) if s == libc::SIGTRAP | 0x80 => Stop::Syscall,
         (0, s) => Stop::Signal(s),
         (event, _) => Stop::Event(event),
-    })
+    }))
 }
