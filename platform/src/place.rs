@@ -32,6 +32,9 @@ const LATE: u32 = 4;
 /// Who was brought and is awake for so many times [`worth`] is not let in any longer.
 const BRIEF: u64 = 4;
 
+/// Most cycles that a wake-up on another CPU counts as: where it takes longer, the CPU was in use.
+const AFAR_MAX: u64 = 1 << 18;
+
 /// How long a wake-up on another CPU takes here, in cycles; 0 before the first one.
 static AFAR: AtomicU64 = AtomicU64::new(0);
 
@@ -214,7 +217,10 @@ impl Place {
         }
         if was_told && self.told_on.load(Ordering::Relaxed) != affinity::here() {
             let took = woke.saturating_sub(told);
-            AFAR.store(typical(AFAR.load(Ordering::Relaxed), took.max(1)), Ordering::Relaxed);
+            AFAR.store(
+                typical(AFAR.load(Ordering::Relaxed), took.clamp(1, AFAR_MAX)),
+                Ordering::Relaxed,
+            );
         }
     }
 

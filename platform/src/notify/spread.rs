@@ -18,7 +18,7 @@ use crate::stub::sys::Tid;
 
 /// Answers in a row for which a guest must have shared its CPU: at first, and at most. It takes twice
 /// as many after each move, and one less after each answer where nothing was shared.
-const SHARED: (u32, u32) = (8, 1 << 10);
+const SHARED: (u32, u32) = (8, 16);
 
 /// How many guests run on each CPU that this process may use, as far as is known.
 pub(super) struct Spread {
