@@ -242,6 +242,9 @@ mod tests {
         assert_eq!(kind(libc::SYS_read, Errno::EAGAIN), None);
         assert_eq!(kind(libc::SYS_unlink, Errno::EACCES), Some((Kind::Denied, String::new())));
         let missing = Some((Kind::Unsupported, String::new()));
+        let without = (0..500)
+            .find(|&nr| crate::syscalls::entry(nr).is_some_and(|entry| entry.handler.is_none()));
+        assert_eq!(without.map(|nr| kind(nr as i64, Errno::ENOSYS)), Some(missing.clone()));
         assert_eq!(kind(9999, Errno::ENOSYS), missing);
         assert_eq!(kind(libc::SYS_read, Errno::ENOSYS), None);
         assert_eq!(kind(libc::SYS_read, Errno::EBADF), None);
