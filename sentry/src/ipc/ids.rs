@@ -160,9 +160,26 @@ impl<T: Object> Ids<T> {
         found.filter(|object| object.perm().id == id).ok_or(Errno::EINVAL)
     }
 
-    /// The object at an index, whatever its sequence number (`*_STAT`). `EINVAL`
-    pub fn at(&self, id: i32) -> Result<&T, Errno> {
+    /// The object at an index, whatever its sequence number. `EINVAL`
+    fn at(&self, id: i32) -> Result<&T, Errno> {
         index(id).and_then(|at| self.objects.get(&at)).ok_or(Errno::EINVAL)
+    }
+
+    /// An object that a caller may read (`IPC_STAT` and the like). `EINVAL`, `EACCES`
+    pub fn readable(&self, id: i32, cred: &Credentials) -> Result<&T, Errno> {
+        let object = self.get(id)?;
+        object.perm().check(cred, S_IRUGO)?;
+        Ok(object)
+    }
+
+    /// The object at an index that a caller may read (`*_STAT`), or anybody (`*_STAT_ANY`). `EINVAL`,
+    /// `EACCES`
+    pub fn readable_at(&self, at: i32, cred: &Credentials, any: bool) -> Result<&T, Errno> {
+        let object = self.at(at)?;
+        if !any {
+            object.perm().check(cred, S_IRUGO)?;
+        }
+        Ok(object)
     }
 
     /// The object that a caller may change or remove. `EINVAL`, `EPERM`

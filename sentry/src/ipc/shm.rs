@@ -251,8 +251,7 @@ impl ShmNamespace {
     /// `IPC_STAT`. `EINVAL`, `EACCES`
     pub fn stat(&self, id: i32, cred: &Credentials) -> Result<ShmidDs, Errno> {
         let st = self.state.lock();
-        let segment = st.ids.get(id)?;
-        segment.perm.check(cred, S_IRUGO)?;
+        let segment = st.ids.readable(id, cred)?;
         Ok(segment.to_abi())
     }
 
@@ -264,10 +263,7 @@ impl ShmNamespace {
         any: bool,
     ) -> Result<(i32, ShmidDs), Errno> {
         let st = self.state.lock();
-        let segment = st.ids.at(index)?;
-        if !any {
-            segment.perm.check(cred, S_IRUGO)?;
-        }
+        let segment = st.ids.readable_at(index, cred, any)?;
         Ok((segment.perm.id, segment.to_abi()))
     }
 

@@ -177,8 +177,7 @@ impl MsgNamespace {
     /// msgrcv(2) with `MSG_COPY`. `EINVAL`, `EACCES`, `E2BIG`, `ENOMSG`
     pub fn copy(&self, cred: &Credentials, id: i32, what: &Receive) -> Result<Message, Errno> {
         let st = self.state.lock();
-        let queue = st.ids.get(id)?;
-        queue.perm().check(cred, S_IRUGO)?;
+        let queue = st.ids.readable(id, cred)?;
         let (kind, text) = queue.copy(what.wanted, what.size, what.cut)?;
         let memory = kmem::charge(MESSAGE.saturating_add(text.len())).ok_or(Errno::ENOMEM)?;
         Ok(Message { kind, text, memory })
@@ -216,8 +215,7 @@ impl MsgNamespace {
     /// `IPC_STAT`. `EINVAL`, `EACCES`
     pub fn stat(&self, id: i32, cred: &Credentials) -> Result<MsqidDs, Errno> {
         let st = self.state.lock();
-        let queue = st.ids.get(id)?;
-        queue.perm().check(cred, S_IRUGO)?;
+        let queue = st.ids.readable(id, cred)?;
         Ok(queue.to_abi())
     }
 
@@ -229,10 +227,7 @@ impl MsgNamespace {
         any: bool,
     ) -> Result<(i32, MsqidDs), Errno> {
         let st = self.state.lock();
-        let queue = st.ids.at(index)?;
-        if !any {
-            queue.perm().check(cred, S_IRUGO)?;
-        }
+        let queue = st.ids.readable_at(index, cred, any)?;
         Ok((queue.perm().id, queue.to_abi()))
     }
 

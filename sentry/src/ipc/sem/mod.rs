@@ -229,8 +229,7 @@ impl SemNamespace {
     /// `IPC_STAT`. `EINVAL`, `EACCES`
     pub fn stat(&self, id: i32, cred: &Credentials) -> Result<SemidDs, Errno> {
         let st = self.state.lock();
-        let array = st.ids.get(id)?;
-        array.perm().check(cred, S_IRUGO)?;
+        let array = st.ids.readable(id, cred)?;
         Ok(to_abi(array))
     }
 
@@ -242,10 +241,7 @@ impl SemNamespace {
         any: bool,
     ) -> Result<(i32, SemidDs), Errno> {
         let st = self.state.lock();
-        let array = st.ids.at(index)?;
-        if !any {
-            array.perm().check(cred, S_IRUGO)?;
-        }
+        let array = st.ids.readable_at(index, cred, any)?;
         Ok((array.perm().id, to_abi(array)))
     }
 
@@ -276,8 +272,7 @@ impl SemNamespace {
     /// What is asked of one semaphore. `EINVAL`, `EACCES`
     pub fn query(&self, id: i32, cred: &Credentials, num: i32, what: Query) -> Result<u64, Errno> {
         let st = self.state.lock();
-        let array = st.ids.get(id)?;
-        array.perm().check(cred, S_IRUGO)?;
+        let array = st.ids.readable(id, cred)?;
         let num = usize::try_from(num).map_err(|_| Errno::EINVAL)?;
         let sem = array.sems().get(num).ok_or(Errno::EINVAL)?;
         Ok(match what {
@@ -291,8 +286,7 @@ impl SemNamespace {
     /// `GETALL`. `EINVAL`, `EACCES`
     pub fn values(&self, id: i32, cred: &Credentials) -> Result<Vec<u16>, Errno> {
         let st = self.state.lock();
-        let array = st.ids.get(id)?;
-        array.perm().check(cred, S_IRUGO)?;
+        let array = st.ids.readable(id, cred)?;
         Ok(array.sems().iter().map(|sem| sem.value as u16).collect())
     }
 
