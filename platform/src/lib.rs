@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 mod arch;
 mod choose;
+pub mod load;
 pub mod memory_file;
 pub mod mock;
 pub mod notify;

@@ -17,6 +17,7 @@ use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
+use crate::load;
 use crate::stub::{affinity, sys};
 
 /// How many times in a row a thread must have slept soon after it woke somebody.
@@ -119,6 +120,8 @@ thread_local! {
     static SLEPT_SOON: Cell<u32> = const { Cell::new(0) };
     /// How often requests of its guest came soon, see [`BRISK`].
     static CAME_SOON: Cell<u32> = const { Cell::new(0) };
+    /// It slept since it was last asked for.
+    static HAS_SLEPT: Cell<bool> = const { Cell::new(false) };
     /// When it woke up; 0 before the first time.
     static UP: Cell<u64> = const { Cell::new(0) };
     /// Where it counts as brought.
@@ -132,6 +135,11 @@ pub(crate) fn came(soon: bool) {
     if BROUGHT_TO.get().is_some_and(|cpu| visitors(cpu).stayed(now())) {
         leave();
     }
+}
+
+/// Whether the caller slept since it last asked that.
+pub(crate) fn has_slept() -> bool {
+    HAS_SLEPT.replace(false)
 }
 
 /// Whether the caller was brought where it is, and is awake for a short time only.
@@ -162,6 +170,7 @@ impl Place {
         if !self.is_settled() {
             return;
         }
+        HAS_SLEPT.set(true);
         self.loosen();
         let now = now();
         if let Some(awake) = UP.get().checked_sub(1).map(|up| now.saturating_sub(up)) {
@@ -187,7 +196,8 @@ impl Place {
         let here = affinity::here();
         self.told_on.store(here, Ordering::Relaxed);
         self.told.store(now, Ordering::Release);
-        if SLEPT_SOON.get() >= SOON || self.is_let_in(here) {
+        let is_better_here = SLEPT_SOON.get() >= SOON || self.is_let_in(here);
+        if is_better_here && !load::is_full(now) {
             let visitors = visitors(here);
             visitors.since.store(now, Ordering::Relaxed);
             visitors.number.fetch_add(1, Ordering::Relaxed);

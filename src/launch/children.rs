@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use gofer::server;
 use gofer::wire::types::ExportFlags;
 use lockdown::{AllowList, Sealer};
+use platform::load::HostLoad;
 use sentry::boot::HostCalls;
 use sentry::boot::spec::{BootFds, BootSpec};
 
@@ -27,8 +28,14 @@ pub(super) mod sentry_fd {
     pub(in super::super) const CONTROL: i32 = 3;
     pub(in super::super) const GOFER: i32 = 4;
     pub(in super::super) const LOG: i32 = 5;
+}
+
+/// Where the Sentry finds what not every one has.
+pub(super) struct Extra {
     /// If there is an audit.
-    pub(in super::super) const AUDIT: i32 = 6;
+    pub(super) audit: Option<RawFd>,
+    /// What tells the host's load, and how many CPUs it has.
+    pub(super) load: Option<(RawFd, usize)>,
 }
 
 /// Takes ownership of a descriptor that `lockdown` put in its place.
@@ -118,7 +125,7 @@ fn bound_malloc() {
 
 /// Runs the kernel until the first program ends. Returns the exit code of the process, which says
 /// nothing: the launcher goes by the messages on the control channel.
-pub(super) fn sentry_main(mut spec: BootSpec, audit: bool, sealer: Sealer, hook: Hook) -> u8 {
+pub(super) fn sentry_main(mut spec: BootSpec, extra: Extra, sealer: Sealer, hook: Hook) -> u8 {
     bound_malloc();
     spec.own_clocks = lockdown::clocks::are_own();
     log::use_descriptor(sentry_fd::LOG);
@@ -129,7 +136,8 @@ pub(super) fn sentry_main(mut spec: BootSpec, audit: bool, sealer: Sealer, hook:
         control: take(sentry_fd::CONTROL),
         gofer: take(sentry_fd::GOFER),
         log: take(sentry_fd::LOG),
-        audit: audit.then(|| take(sentry_fd::AUDIT)),
+        audit: extra.audit.map(take),
+        load: extra.load.map(|(fd, cpus)| HostLoad::new(take(fd), cpus)),
     };
     let seal = Box::new(move |calls: HostCalls| {
         seal(sealer, &jails::sentry_calls(&calls))?;

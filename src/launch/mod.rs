@@ -21,9 +21,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use platform::load::HostLoad;
 
 pub(crate) use self::jails::Allowed;
 
+use self::children::Extra;
 use self::conversation::Conversation;
 use self::hook::Hook;
 use self::jails::{Caller, Duties, Guest};
@@ -98,15 +100,22 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
         sentry_end.as_fd(),
         log.as_fd(),
     ];
-    let audit = their_audit.is_some();
-    keep.extend(their_audit.iter().map(AsFd::as_fd));
+    let load = HostLoad::open();
+    let mut add = |fd| {
+        keep.push(fd);
+        keep.len() as i32 - 1
+    };
+    let extra = Extra {
+        audit: their_audit.as_ref().map(|socket| add(socket.as_fd())),
+        load: load.as_ref().map(|load| (add(load.as_fd()), load.cpus())),
+    };
     let hook = Hook::add(jail.name, &mut keep);
     if let Some(terminal) = &mut terminal {
         terminal.make_raw();
     }
     // SAFETY: as above.
     let sentry = unsafe {
-        lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, audit, sealer, hook))
+        lockdown::spawn(&jail, &keep, |sealer| children::sentry_main(spec, extra, sealer, hook))
     };
     let sentry = match sentry {
         Ok(sentry) => sentry,
@@ -117,7 +126,7 @@ fn run(plan: Plan, owner: Option<OwnedFd>, confine: bool) -> Result<Report, Erro
         }
     };
     // Only the two processes hold their ends now, so that each sees the other's death.
-    drop((gofer_end, sentry_end, their_control, their_audit));
+    drop((gofer_end, sentry_end, their_control, their_audit, load));
     let mut statuses =
         vec![Status::open("sentry", sentry.pid()), Status::open("gofer", gofer.pid())];
     if confine {

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::spread::{Seat, Spread};
+use crate::load;
 use crate::place;
 use crate::stub::affinity;
 use crate::stub::sys::{self, Tid};
@@ -50,6 +51,10 @@ const BEGINNING: i64 = 5;
 const SAVING: i64 = 4;
 /// Windows that a balance is at most, and at least: what happened long ago says little.
 const BALANCE: i64 = 128;
+
+/// Requests for which a pair does not begin to look whose guest waited for others on a host that has no
+/// CPU to spare: they would wait for the one that it takes.
+const HELD: u32 = 256;
 
 /// What all pairs of a sandbox share.
 pub(super) struct Spins {
@@ -201,6 +206,8 @@ pub(super) struct Spinner {
     seat: Seat,
     /// Quick requests, less what slow ones outweigh, while the pair does not look.
     streak: u32,
+    /// Requests before it begins again.
+    held: u32,
     /// Requests since it looks.
     hits: u32,
     /// Cycles that looking has saved, less those that it cost.
@@ -225,6 +232,7 @@ impl Spinner {
             bound: [0; 2],
             here: 0,
             streak: 0,
+            held: 0,
             hits: 0,
             balance: 0,
             robbed: false,
@@ -259,6 +267,7 @@ impl Spinner {
         } else {
             self.spins.rung.fetch_add(1, Ordering::Relaxed);
             self.streak = self.streak.saturating_add(1);
+            self.held = self.held.saturating_sub(1);
             if took > self.spins.window {
                 self.streak = self.streak.saturating_sub(SLOW);
             }
@@ -275,12 +284,15 @@ impl Spinner {
             return;
         }
         self.weigh(self.replied.wrapping_sub(self.asked));
+        if place::has_slept() && load::is_full(self.replied) {
+            self.held = HELD;
+        }
         if !sleeps {
             return;
         }
         // Who was let in somewhere for a moment does not stay to look.
         let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed));
-        if self.streak >= earned && !place::is_brought() {
+        if self.streak >= earned && self.held == 0 && !place::is_brought() {
             self.start(guest);
         }
         if !self.is_looking() {

@@ -3,8 +3,10 @@
 //! A doorbell wakes the Sentry's thread where it is rung, and its answer the guest's, so a pair of
 //! threads stays on its CPU. The host may leave two busy pairs on one CPU beside an idle one for
 //! seconds. So it is counted how many guests run on each, and one that has shared its CPU for many
-//! answers in a row while another had none goes there. It may be moved away again by the host: it is
-//! bound for as long as it takes to wake up only.
+//! answers in a row while another had none goes there, with the Sentry's thread: that may still count as
+//! runnable for the host when the guest rings the next time (delayed dequeue, since Linux 6.12), and is
+//! woken where it is then, not where the bell is, to bring the guest back. Both are bound until the guest
+//! comes again only.
 //!
 //! Guests of who was [brought](crate::place) somewhere are to share a CPU. They do not count before they
 //! have stayed for longer than they should.
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::place;
 use crate::stub::affinity;
-use crate::stub::sys::Tid;
+use crate::stub::sys::{self, Tid};
 
 /// Answers in a row for which a guest must have shared its CPU: at first, and at most. It takes twice
 /// as many after each move, and one less after each answer where nothing was shared.
@@ -83,13 +85,13 @@ pub(super) struct Seat {
     /// Answers in a row for which it shared one while another was free, and how many it takes.
     shared: u32,
     price: u32,
-    /// It is bound to the CPU that it was moved to.
-    bound: Option<Tid>,
+    /// The Sentry's thread and the guest's, while they are bound to the CPU that they were moved to.
+    bound: [Tid; 2],
 }
 
 impl Seat {
     pub(super) fn new(spread: Arc<Spread>) -> Seat {
-        Seat { spread, taken: [None; 2], shared: 0, price: SHARED.0, bound: None }
+        Seat { spread, taken: [None; 2], shared: 0, price: SHARED.0, bound: [0; 2] }
     }
 
     /// The guest thread, which sleeps, is about to go on, where the caller is unless it is moved.
@@ -109,8 +111,10 @@ impl Seat {
         self.shared += 1;
         if self.shared >= self.price {
             (self.shared, self.price) = (0, (self.price * 2).min(SHARED.1));
-            affinity::set(guest, [free]);
-            self.bound = Some(guest);
+            self.bound = [sys::gettid(), guest];
+            for tid in self.bound {
+                affinity::set(tid, [free]);
+            }
             self.spread.leave(here);
             self.spread.enter(free);
             here = free;
@@ -132,8 +136,8 @@ impl Seat {
         for cpu in self.taken.iter_mut().filter_map(Option::take) {
             self.spread.leave(cpu);
         }
-        if let Some(guest) = self.bound.take() {
-            affinity::run_anywhere(guest);
+        for tid in std::mem::take(&mut self.bound).into_iter().filter(|&tid| tid != 0) {
+            affinity::run_anywhere(tid);
         }
     }
 }
@@ -147,7 +151,6 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stub::sys;
 
     fn spread(cpus: &'static [usize]) -> Arc<Spread> {
         Arc::new(Spread { cpus, guests: cpus.iter().map(|_| AtomicUsize::new(0)).collect() })
@@ -192,9 +195,9 @@ mod tests {
             two.enter(guest);
             two.leave();
         }
-        assert_eq!((two.bound, affinity::here()), (None, here));
+        assert_eq!((two.bound, affinity::here()), ([0; 2], here));
         two.enter(guest);
-        assert_eq!((two.bound, affinity::here()), (Some(guest), there));
+        assert_eq!((two.bound, affinity::here()), ([guest; 2], there));
         assert_eq!(two.taken, [Some(there), None]);
         drop(two);
         assert_eq!(spread.free(here), Some(there));
@@ -207,7 +210,7 @@ mod tests {
         for _ in 0..2 * SHARED.0 {
             two.enter(guest);
         }
-        assert_eq!((two.bound, affinity::here()), (None, here));
+        assert_eq!((two.bound, affinity::here()), ([0; 2], here));
         rest.iter().for_each(|&(_, cpu)| spread.leave(cpu));
         drop((one, two));
         assert!(spread.guests.iter().all(|guests| guests.load(Ordering::Relaxed) == 0));

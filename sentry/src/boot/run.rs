@@ -104,7 +104,7 @@ fn failed(what: &str, error: impl std::fmt::Display) -> BootFailure {
     BootFailure { code: 125, message: format!("{what}: {error}") }
 }
 
-fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailure> {
+fn boot(spec: &BootSpec, mut fds: BootFds, seal: Seal) -> Result<Running, BootFailure> {
     // What needs more of the host than a sealed Sentry has.
     usercopy::install_fault_handler();
     let memory = MemoryFile::new(spec.limits.memory).map_err(|e| failed("guest memory", e))?;
@@ -118,6 +118,9 @@ fn boot(spec: &BootSpec, fds: BootFds, seal: Seal) -> Result<Running, BootFailur
     let opened = platform::open(spec.platform.into(), spec.clock.into(), &memory);
     let Opened { platform, reason } =
         opened.map_err(|e| BootFailure { code: 125, message: e.to_string() })?;
+    if let Some(load) = fds.load.take() {
+        load.watch();
+    }
     let features = platform.features().join(", ");
     tracing::info!(platform = platform.name(), features, reason, "platform chosen");
     let strace = match &spec.strace {

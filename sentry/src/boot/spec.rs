@@ -7,6 +7,7 @@
 
 use std::os::fd::OwnedFd;
 
+use platform::load::HostLoad;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::seccomp::bpf::Insn;
@@ -300,4 +301,6 @@ pub struct BootFds {
     pub log: OwnedFd,
     /// Where audit records go, see [`crate::audit`]; none are made without.
     pub audit: Option<OwnedFd>,
+    /// Tells whether the host has CPUs to spare.
+    pub load: Option<HostLoad>,
 }
