@@ -344,10 +344,19 @@ pub trait AddressSpace: Send + Sync {
 /// One guest thread. Bound to the host thread that created it, unless it is a movable one; dropping
 /// it ends the stub thread.
 pub trait GuestThread {
-    /// Runs guest code with `regs` until it traps; `regs` then holds the guest's registers.
+    /// Runs guest code with `regs` until it traps; `regs` then holds the guest's registers. After
+    /// [`Trap::Syscall`], only the call's number (orig_rax, rax) and its six arguments need be there:
+    /// before the caller looks at others, or changes any but rax, it is to [complete](Self::complete)
+    /// them. Most calls need no more, and the rest costs.
+    ///
     /// Applies queued commands of the address space first. A `kick` that came while the thread was
     /// not running makes the next `run` return [`Trap::Kicked`] at once.
     fn run(&mut self, regs: &mut Registers) -> Result<Trap, Error>;
+    /// Fills in what [`GuestThread::run`] left out of `regs`; rax stays. May be called again.
+    fn complete(&mut self, regs: &mut Registers) -> Result<(), Error> {
+        let _ = regs;
+        Ok(())
+    }
     /// A handle that other threads use to get this one back into the Sentry.
     fn kicker(&self) -> Arc<dyn Kicker>;
     /// From now on, the platform may answer these system calls (number, result) by itself, and no

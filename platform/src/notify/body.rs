@@ -16,7 +16,9 @@ use super::layout::Layout;
 use super::listener::{Listener, Ring};
 use super::process::Process;
 use super::spin::Spinner;
-use crate::arch::doorbell::{self as code, BLOCK_LEN, Control, Frame, SIGNAL_STACK, XSAVE_AREA};
+use crate::arch::doorbell::{
+    self as code, BLOCK_LEN, Call, Control, Frame, SIGNAL_STACK, XSAVE_AREA,
+};
 use crate::arch::filter::tsc_mode;
 use crate::arch::stub::{Command, FD_MEMORY};
 use crate::memory_file::{Frames, MemoryFile};
@@ -85,7 +87,7 @@ impl Body {
         }
         let born = || {
             // It goes straight to its doorbell.
-            block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
+            block.put(offset_of!(Control, call.state), code::STATE_ASLEEP)?;
             let listener = births.lock().make(process.pid(), process.page(), Kind::Guest(slot))?;
             let ring = listener.next()?;
             Ok((listener, ring))
@@ -135,7 +137,7 @@ impl Body {
     }
 
     /// Lets it act on what is in the block.
-    pub(super) fn reply(&mut self, action: u32) -> Result<(), Error> {
+    pub(super) fn reply(&mut self, action: u16) -> Result<(), Error> {
         if !self.answers_known {
             self.show_answers()?;
         }
@@ -144,8 +146,7 @@ impl Body {
         if let Some(patience) = self.spinner.patience() {
             self.set_patience(patience)?;
         }
-        self.block.put(offset_of!(Control, action), action)?;
-        let before = self.block.swap_state(code::STATE_REPLY)?;
+        let before = self.block.answer(action)?;
         match self.ring.take() {
             Some(ring) => self.listener.answer(ring, code::ANSWER_REPLY),
             None => self.rings = before == code::STATE_ASLEEP,
@@ -249,7 +250,7 @@ impl Body {
             return Err(Error::StubGone);
         }
         self.block.clear()?;
-        self.block.put(offset_of!(Control, state), code::STATE_ASLEEP)?;
+        self.block.put(offset_of!(Control, call.state), code::STATE_ASLEEP)?;
         (self.ring, self.rings) = (Some(ring.id), false);
         self.answers_known = false;
         Ok(())
@@ -396,20 +397,29 @@ impl Block {
         unsafe { usercopy::swap_u32(self.frames.ptr().add(offset), value) }.ok_or(Error::StubGone)
     }
 
-    fn swap_state(&self, state: u32) -> Result<u32, Error> {
-        self.swap(offset_of!(Control, state), state)
+    /// There is an answer. Returns the state before.
+    fn answer(&self, action: u16) -> Result<u32, Error> {
+        let word = u64::from(code::STATE_REPLY) | u64::from(action) << 32;
+        // SAFETY: inside the frames, aligned.
+        let before = unsafe { usercopy::swap_u64(self.frames.ptr(), word) };
+        before.map(|before| before as u32).ok_or(Error::StubGone)
     }
 
     fn state(&self) -> Result<u32, Error> {
         // SAFETY: inside the frames.
         let state =
-            unsafe { usercopy::load_u32(self.frames.ptr().add(offset_of!(Control, state))) };
+            unsafe { usercopy::load_u32(self.frames.ptr().add(offset_of!(Control, call.state))) };
         state.ok_or(Error::StubGone)
     }
 
     /// Whether a request stands.
     fn asks(&self) -> Result<bool, Error> {
         self.state().map(|state| state == code::STATE_REQUEST || state == code::STATE_ASLEEP)
+    }
+
+    /// What the last request is; all of it, if it is a system call from a patched call site.
+    pub(super) fn call(&self) -> Result<Call, Error> {
+        self.get(offset_of!(Control, call))
     }
 
     /// The registers at the last request of a patched call site.
@@ -424,7 +434,7 @@ impl Block {
 
     /// The result of a patched call, if nothing else changes.
     pub(super) fn set_result(&self, rax: u64) -> Result<(), Error> {
-        self.put(offset_of!(Control, regs) + offset_of!(Registers, rax), rax)
+        self.put(offset_of!(Control, call.rax), rax)
     }
 
     /// Reads the signal frame at an address of the guest's choice.

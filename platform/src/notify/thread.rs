@@ -46,6 +46,8 @@ pub(super) struct Thread {
     regs: Registers,
     /// The last request came from a patched call site, and `regs` are as it left them.
     patched: bool,
+    /// Of `regs`, only what a call is made of is known so far. The rest is in the block.
+    partial: bool,
     /// Whether it is to be able to read the time-stamp counter.
     tsc: bool,
     /// No guest code has run yet.
@@ -71,6 +73,7 @@ impl Thread {
             xstate: Xstate::Saved(XSAVE_AREA),
             regs: Registers::default(),
             patched: false,
+            partial: false,
             tsc: true,
             is_new: true,
             is_deep: false,
@@ -156,7 +159,9 @@ impl Thread {
                 Event::Kick(frame) => self.kicked(frame, regs)?,
             };
             if let Some(trap) = trap {
-                self.regs = *regs;
+                if !self.partial {
+                    self.regs = *regs;
+                }
                 return Ok(trap);
             }
         }
@@ -167,14 +172,14 @@ impl Thread {
         // The trampoline that the call came from may be gone.
         let retired = self.space.quiet().retired();
         let stays = retired == self.runner.clean();
-        let result_only = Registers { rax: self.regs.rax, orig_rax: self.regs.orig_rax, ..*regs };
-        if stays && self.patched && self.xstate == Xstate::Live && result_only == self.regs {
+        if stays && self.patched && self.xstate == Xstate::Live && self.changed_result_only(regs) {
             self.regs.rax = regs.rax;
             let rax = regs.rax;
             let body = self.body()?;
             body.block().set_result(rax)?;
             return body.reply(code::ACTION_RESULT);
         }
+        self.fill_in(regs)?;
         self.patched = false;
         sanitize(regs);
         self.regs = *regs;
@@ -200,30 +205,51 @@ impl Thread {
         }
     }
 
+    /// Whether these are what the guest asked with, but for the result. As long as not all of them are
+    /// known, nothing else can have been changed.
+    fn changed_result_only(&self, regs: &Registers) -> bool {
+        self.partial || {
+            let (rax, orig_rax) = (self.regs.rax, self.regs.orig_rax);
+            Registers { rax, orig_rax, ..*regs } == self.regs
+        }
+    }
+
+    /// Completes the registers of a call of which only the call itself is known.
+    fn fill_in(&mut self, regs: &mut Registers) -> Result<(), Error> {
+        if self.partial {
+            self.partial = false;
+            let Registers { orig_rax, rax, rdi, rsi, rdx, r10, r8, r9, .. } = self.regs;
+            let all = call_registers(self.body()?.block().registers()?);
+            self.regs = Registers { orig_rax, rax, rdi, rsi, rdx, r10, r8, r9, ..all };
+            *regs = Registers { rax: regs.rax, ..self.regs };
+        }
+        Ok(())
+    }
+
     /// A request that stands in the block. `None` if the guest was sent on, which it is not after a
     /// kick.
     fn request(&mut self, regs: &mut Registers, kicked: bool) -> Result<Option<Trap>, Error> {
         self.is_new = false;
-        let kind: u32 = self.body()?.block().get(std::mem::offset_of!(Control, kind))?;
-        match kind {
-            code::KIND_PATCHED => self.patched_call(regs).map(Some),
+        let call = self.body()?.block().call()?;
+        match call.kind {
+            code::KIND_PATCHED => {
+                (self.patched, self.partial, self.xstate) = (true, true, Xstate::Live);
+                let [rdi, rsi, rdx, r10, r8, r9] = call.args;
+                for regs in [&mut self.regs, regs] {
+                    (regs.orig_rax, regs.rax) = (call.rax, call.rax);
+                    (regs.rdi, regs.rsi, regs.rdx) = (rdi, rsi, rdx);
+                    (regs.r10, regs.r8, regs.r9) = (r10, r8, r9);
+                }
+                Ok(Some(Trap::Syscall))
+            }
             code::KIND_SIGNAL => {
+                self.partial = false;
                 let block = self.body()?.block();
                 let frame = block.frame(block.get(std::mem::offset_of!(Control, frame))?)?;
                 self.signal(&frame, regs, kicked)
             }
             _ => Err(Error::StubGone),
         }
-    }
-
-    fn patched_call(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
-        *regs = self.body()?.block().registers()?;
-        (regs.cs, regs.ss, regs.gs_base) = (USER_CS, USER_SS, 0);
-        (regs.ds, regs.es, regs.fs, regs.gs) = (0, 0, 0, 0);
-        (regs.rcx, regs.r11) = (regs.rip, regs.eflags);
-        self.patched = true;
-        self.xstate = Xstate::Live;
-        Ok(Trap::Syscall)
     }
 
     /// Takes over what a signal saved.
@@ -316,6 +342,7 @@ impl Thread {
                         entered.gs_base = if exchanged { context.rcx } else { frame.gs_base };
                     }
                     if entered.signo != libc::SIGURG {
+                        self.partial = false;
                         return self.signal(&entered, regs, true);
                     }
                     entered
@@ -345,6 +372,10 @@ impl Thread {
         frame: &Frame,
         regs: &mut Registers,
     ) -> Result<Option<Trap>, Error> {
+        if let None | Some(Zone::Entry { .. } | Zone::Saving | Zone::Answering) = zone {
+            // It went on with what it was last sent.
+            self.partial = false;
+        }
         match zone {
             None => {
                 self.is_new = false;
@@ -365,16 +396,17 @@ impl Thread {
                 Ok(Some(Trap::Syscall))
             }
             Some(Zone::Answering) => {
-                let trap = self.patched_call(regs)?;
+                *regs = call_registers(self.body()?.block().registers()?);
                 (regs.rax, self.xstate) = (regs.orig_rax, self.saved_by(frame)?);
                 // Not in the block yet.
                 regs.fs_base = frame.fs_base;
-                Ok(Some(trap))
+                Ok(Some(Trap::Syscall))
             }
             Some(Zone::Asking) => self.asking(frame, regs),
             Some(Zone::Waiting) if self.body()?.asks()? => self.asking(frame, regs),
             // It has not got to the guest's code since it was last sent there.
             Some(zone) => {
+                self.fill_in(regs)?;
                 *regs = self.regs;
                 self.patched = false;
                 if self.xstate == Xstate::Live || zone == Zone::Leaving {
@@ -434,6 +466,22 @@ impl Thread {
             Xstate::Live => XSAVE_AREA,
             Xstate::Saved(offset) => offset,
         })
+    }
+}
+
+/// The registers of a call from a patched call site: Linux leaves its own in rcx and r11.
+fn call_registers(saved: Registers) -> Registers {
+    Registers {
+        cs: USER_CS,
+        ss: USER_SS,
+        gs_base: 0,
+        ds: 0,
+        es: 0,
+        fs: 0,
+        gs: 0,
+        rcx: saved.rip,
+        r11: saved.eflags,
+        ..saved
     }
 }
 
@@ -535,6 +583,10 @@ impl GuestThread for Thread {
         }
         self.kick.stop();
         result.inspect_err(|_| self.space.give_up())
+    }
+
+    fn complete(&mut self, regs: &mut Registers) -> Result<(), Error> {
+        self.fill_in(regs)
     }
 
     fn kicker(&self) -> Arc<dyn Kicker> {

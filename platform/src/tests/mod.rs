@@ -176,7 +176,9 @@ struct Guest {
 
 impl Guest {
     fn run(&mut self) -> Trap {
-        self.thread.run(&mut self.regs).unwrap()
+        let trap = self.thread.run(&mut self.regs).unwrap();
+        self.thread.complete(&mut self.regs).unwrap();
+        trap
     }
 
     /// As [`Guest::run`], for code that may go on for ever, as any may: it is kicked every now and then.
@@ -192,6 +194,7 @@ impl Guest {
             });
             let outcome = self.thread.run(&mut self.regs);
             over.store(true, Ordering::Relaxed);
+            self.thread.complete(&mut self.regs)?;
             outcome
         })
     }

@@ -33,7 +33,7 @@ guest_code!(
 guest_code!(
     ring_with_a_false_block,
     "mov dword ptr [rbx], 2",
-    "mov dword ptr [rcx], 1",
+    "mov word ptr [rcx], 1",
     "xor edi, edi",
     "xor esi, esi",
     "mov eax, 0x2b0a7d01",
@@ -70,8 +70,8 @@ fn ring_falsely(world: &World, guest: &mut Guest) {
     let code = doorbell::code();
     let at_ring = code.windows(ring.len()).position(|w| w == ring).unwrap() + ring.len() - 2;
     let block = crate::notify::first_block();
-    guest.regs.rbx = block + offset_of!(Control, state) as u64;
-    guest.regs.rcx = block + offset_of!(Control, kind) as u64;
+    guest.regs.rbx = block + offset_of!(Control, call.state) as u64;
+    guest.regs.rcx = block + offset_of!(Control, call.kind) as u64;
     guest.regs.rdx = world.platform.user_range().1 + at_ring as u64;
     guest.regs.r15 = DATA;
 }
@@ -126,9 +126,9 @@ fn the_next_guest_does_not_inherit_a_trap() {
     let trap = world.frames(trap());
     second.space.map(DATA + PAGE_SIZE, trap.len(), RX, at(&trap), false);
     let false_block = world.frames(&[0]);
-    write(&false_block, offset_of!(Control, action), &doorbell::ACTION_LOAD.to_le_bytes());
+    write(&false_block, offset_of!(Control, call.action), &doorbell::ACTION_LOAD.to_le_bytes());
     let regs = Registers { rip: DATA + PAGE_SIZE, ..start() };
-    write(&false_block, 0, zerocopy::IntoBytes::as_bytes(&regs));
+    write(&false_block, offset_of!(Control, regs), zerocopy::IntoBytes::as_bytes(&regs));
     second.space.map(DATA, false_block.len(), Prot::READ_WRITE, at(&false_block), false);
     let mut guest = second.thread();
     assert_eq!(guest.syscall(), 39);
@@ -221,9 +221,9 @@ fn a_false_ring_makes_nobody_wait_for_ever() {
         let spin_code = world.frames(spin());
         space.space.map(DATA + PAGE_SIZE, PAGE_SIZE, RX, at(&spin_code), false);
         let false_block = world.frames(&[0]);
-        write(&false_block, offset_of!(Control, action), &doorbell::ACTION_LOAD.to_le_bytes());
+        write(&false_block, offset_of!(Control, call.action), &doorbell::ACTION_LOAD.to_le_bytes());
         let regs = Registers { rip: DATA + PAGE_SIZE, rdi: STACK, ..start() };
-        write(&false_block, 0, zerocopy::IntoBytes::as_bytes(&regs));
+        write(&false_block, offset_of!(Control, regs), zerocopy::IntoBytes::as_bytes(&regs));
         space.space.map(DATA, PAGE_SIZE, Prot::READ_WRITE, at(&false_block), false);
         let mut guest = space.thread();
         ring_falsely(&world, &mut guest);

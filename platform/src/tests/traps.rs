@@ -426,7 +426,7 @@ fn random_code_always_comes_back() {
                 for _ in 0..4 {
                     traps += 1;
                     match guest.thread.run(&mut guest.regs) {
-                        Ok(_) => {}
+                        Ok(_) => guest.thread.complete(&mut guest.regs).unwrap(),
                         // Jumps into the stub are a guest's own ruin on one platform.
                         Err(Error::StubGone) if KIND.get().name() == "notify" => {
                             space = world.space(&bytes);

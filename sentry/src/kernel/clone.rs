@@ -301,7 +301,7 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
     // Fresh, so nothing is there yet.
     let _ = task.memory.set(memory);
 
-    let mut regs = cur.regs;
+    let mut regs = *cur.regs();
     regs.rax = 0;
     regs.orig_rax = u64::MAX;
     if args.stack != 0 {

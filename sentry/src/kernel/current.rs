@@ -27,8 +27,8 @@ pub struct Current {
     pub mm: Arc<MemoryManager>,
     /// Its descriptors: the same as `task.files()`, at hand.
     pub files: Arc<FdTable>,
-    /// The guest's registers.
-    pub regs: Registers,
+    /// The guest's registers, perhaps not all of them: see [`Current::regs`].
+    regs: Registers,
     pub(super) guest: Box<dyn GuestThread>,
     /// Wait status of the thread, once it is to exit.
     exit: Option<u32>,
@@ -217,6 +217,42 @@ impl Current {
         self.trap = TrapInfo::default();
     }
 
+    /// All of the guest's registers. After a system call that costs something: number, arguments and
+    /// result are there without ([`Current::call`], [`Current::result`]).
+    pub fn regs(&mut self) -> &mut Registers {
+        if let Err(error) = self.guest.complete(&mut self.regs) {
+            self.lost(&error);
+        }
+        &mut self.regs
+    }
+
+    /// The number of the system call that the guest trapped with, and its arguments.
+    pub fn call(&self) -> (u64, [u64; 6]) {
+        let Registers { orig_rax, rdi, rsi, rdx, r10, r8, r9, .. } = self.regs;
+        (orig_rax, [rdi, rsi, rdx, r10, r8, r9])
+    }
+
+    /// What the guest is to find in rax: the result of its system call.
+    pub fn result(&self) -> u64 {
+        self.regs.rax
+    }
+
+    /// See [`Current::result`].
+    pub fn set_result(&mut self, rax: u64) {
+        self.regs.rax = rax;
+    }
+
+    /// The guest thread is gone, and the process goes with it.
+    fn lost(&self, error: &platform::Error) {
+        static LOST: Rarely = Rarely::new();
+        // Who is being killed may lose its stub first.
+        let dies = self.is_exiting() || self.task.is_killed();
+        if !dies && let Some(count) = LOST.due() {
+            tracing::error!(tid = self.tid(), %error, count, "guest thread lost");
+        }
+        self.group.begin_exit(libc::SIGKILL as u32);
+    }
+
     /// Runs the task until it ends, and ends it.
     pub fn run(mut self) {
         let status = loop {
@@ -303,15 +339,7 @@ impl Current {
             Ok(Trap::Kicked) => {}
             Ok(Trap::Fault(fault)) => self.fault(&fault),
             Ok(Trap::Exception(exception)) => self.exception(&exception),
-            Err(error) => {
-                static LOST: Rarely = Rarely::new();
-                // Who is being killed may lose its stub first.
-                let dies = self.is_exiting() || self.task.is_killed();
-                if !dies && let Some(count) = LOST.due() {
-                    tracing::error!(tid = self.tid(), %error, count, "guest thread lost");
-                }
-                self.group.begin_exit(libc::SIGKILL as u32);
-            }
+            Err(error) => self.lost(&error),
         }
     }
 

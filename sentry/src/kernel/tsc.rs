@@ -51,22 +51,24 @@ pub(super) fn answers(cur: &mut Current, exception: &Exception) -> bool {
         return false;
     }
     let mut code = [0; 3];
-    let read = cur.mm.copy_in(cur.regs.rip, &mut code);
+    let rip = cur.regs().rip;
+    let read = cur.mm.copy_in(rip, &mut code);
     let len = match code.get(..read) {
         Some([0x0f, 0x31, ..]) => 2,
         Some([0x0f, 0x01, 0xf9]) => {
-            cur.regs.rcx = super::sched::current_cpu(cur).into();
+            cur.regs().rcx = super::sched::current_cpu(cur).into();
             3
         }
         _ => return false,
     };
     let now = u128::from(time::monotonic_ns()) * u128::from(*TICKS) / 1_000_000;
-    cur.regs.rax = now as u64 & 0xffff_ffff;
-    cur.regs.rdx = (now >> 32) as u64 & 0xffff_ffff;
-    cur.regs.rip = cur.regs.rip.wrapping_add(len);
-    if cur.regs.eflags & TF != 0 {
+    let regs = cur.regs();
+    regs.rax = now as u64 & 0xffff_ffff;
+    regs.rdx = (now >> 32) as u64 & 0xffff_ffff;
+    regs.rip = rip.wrapping_add(len);
+    if regs.eflags & TF != 0 {
+        let step = SigInfo::fault(libc::SIGTRAP, TRAP_TRACE, regs.rip);
         cur.trap.trapno = VECTOR_DB;
-        let step = SigInfo::fault(libc::SIGTRAP, TRAP_TRACE, cur.regs.rip);
         cur.task.force_signal(step);
     }
     true

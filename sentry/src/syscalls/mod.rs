@@ -178,9 +178,8 @@ fn result_of(rax: u64) -> SysResult {
 
 /// Handles the system call that `cur` trapped with, and puts the result into its registers.
 pub fn dispatch(cur: &mut Current) {
-    let nr = cur.regs.orig_rax;
-    let args =
-        Args([cur.regs.rdi, cur.regs.rsi, cur.regs.rdx, cur.regs.r10, cur.regs.r8, cur.regs.r9]);
+    let (nr, args) = cur.call();
+    let args = Args(args);
     // A call number is an `int` to Linux: the upper half of rax does not count.
     let entry = entry(nr & 0xffff_ffff);
     let trace = cur.kernel.strace.clone().filter(|s| s.wants(nr));
@@ -202,10 +201,10 @@ pub fn dispatch(cur: &mut Current) {
             false => strace.exit(cur, pending, &args, &result),
         }
     }
-    cur.regs.rax = match result {
+    cur.set_result(match result {
         Ok(value) => value,
         Err(errno) => errno.as_return() as u64,
-    };
+    });
 }
 
 /// A call that is not there.

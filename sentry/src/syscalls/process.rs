@@ -268,10 +268,16 @@ pub fn arch_prctl(cur: &mut Current, args: &Args) -> SysResult {
         ARCH_SET_GS | ARCH_SET_FS if addr >= cur.kernel.platform.user_range().1 => {
             return Err(Errno::EPERM);
         }
-        ARCH_SET_GS => cur.regs.gs_base = addr,
-        ARCH_SET_FS => cur.regs.fs_base = addr,
-        ARCH_GET_FS => cur.mm.write_obj(addr, &cur.regs.fs_base)?,
-        ARCH_GET_GS => cur.mm.write_obj(addr, &cur.regs.gs_base)?,
+        ARCH_SET_GS => cur.regs().gs_base = addr,
+        ARCH_SET_FS => cur.regs().fs_base = addr,
+        ARCH_GET_FS => {
+            let base = cur.regs().fs_base;
+            cur.mm.write_obj(addr, &base)?;
+        }
+        ARCH_GET_GS => {
+            let base = cur.regs().gs_base;
+            cur.mm.write_obj(addr, &base)?;
+        }
         // CPUID works, and cannot be made to fault.
         ARCH_GET_CPUID => return Ok(1),
         ARCH_SET_CPUID => return Err(Errno::ENODEV),

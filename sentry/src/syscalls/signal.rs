@@ -131,7 +131,7 @@ pub fn sigaltstack(cur: &mut Current, args: &Args) -> SysResult {
     let old = cur.altstack();
     if args.u64(0) != 0 {
         let new: UserStack = cur.mm.read_obj(args.u64(0))?;
-        let rsp = cur.regs.rsp;
+        let rsp = cur.regs().rsp;
         cur.set_altstack(&new, rsp)?;
     }
     if args.u64(1) != 0 {

@@ -39,37 +39,37 @@ pub(crate) const RING_KICK: u64 = 1;
 /// Answer to a doorbell: there is a reply in the block.
 pub(crate) const ANSWER_REPLY: i64 = 0;
 
-/// `Control::state`: the guest asks something and spins.
+/// `Call::state`: the guest asks something and spins.
 pub(crate) const STATE_REQUEST: u32 = 1;
-/// `Control::state`: the guest asks something and rings or rang.
+/// `Call::state`: the guest asks something and rings or rang.
 pub(crate) const STATE_ASLEEP: u32 = 2;
-/// `Control::state`: the Sentry has answered.
+/// `Call::state`: the Sentry has answered.
 pub(crate) const STATE_REPLY: u32 = 3;
 
-/// `Control::action`: the call's result is in `regs.rax`, nothing else changed.
-pub(crate) const ACTION_RESULT: u32 = 0;
-/// `Control::action`: load all of `regs`.
-pub(crate) const ACTION_LOAD: u32 = 1;
-/// `Control::action`: as before, after the extended state at `xstate`.
-pub(crate) const ACTION_LOAD_ALL: u32 = 2;
-/// `Control::action`: save the extended state at [`XSAVE_AREA`] and ask again.
-pub(crate) const ACTION_SAVE: u32 = 3;
-/// `Control::action`: go on with what the signal in `frame` interrupted.
-pub(crate) const ACTION_RETURN: u32 = 4;
-/// `Control::action`: end this thread.
-pub(crate) const ACTION_EXIT: u32 = 5;
-/// `Control::action`: `PR_SET_TSC` with `Control::argument`, which goes to the listener as a doorbell
+/// `Call::action`: the call's result is in `call.rax`, nothing else changed.
+pub(crate) const ACTION_RESULT: u16 = 0;
+/// `Call::action`: load all of `regs`.
+pub(crate) const ACTION_LOAD: u16 = 1;
+/// `Call::action`: as before, after the extended state at `xstate`.
+pub(crate) const ACTION_LOAD_ALL: u16 = 2;
+/// `Call::action`: save the extended state at [`XSAVE_AREA`] and ask again.
+pub(crate) const ACTION_SAVE: u16 = 3;
+/// `Call::action`: go on with what the signal in `frame` interrupted.
+pub(crate) const ACTION_RETURN: u16 = 4;
+/// `Call::action`: end this thread.
+pub(crate) const ACTION_EXIT: u16 = 5;
+/// `Call::action`: `PR_SET_TSC` with `Control::argument`, which goes to the listener as a doorbell
 /// does, and ask again.
-pub(crate) const ACTION_TSC: u32 = 6;
-/// `Control::action`: as [`ACTION_LOAD_ALL`], for a guest that is new in this thread.
-pub(crate) const ACTION_LOAD_FIRST: u32 = 7;
-/// `Control::action`: give the signal stack up, and ask again. Nothing on it is needed any more.
-pub(crate) const ACTION_UNWIND: u32 = 8;
+pub(crate) const ACTION_TSC: u16 = 6;
+/// `Call::action`: as [`ACTION_LOAD_ALL`], for a guest that is new in this thread.
+pub(crate) const ACTION_LOAD_FIRST: u16 = 7;
+/// `Call::action`: give the signal stack up, and ask again. Nothing on it is needed any more.
+pub(crate) const ACTION_UNWIND: u16 = 8;
 
-/// `Control::kind`: a patched call site was executed.
-pub(crate) const KIND_PATCHED: u32 = 1;
-/// `Control::kind`: the host delivered a signal.
-pub(crate) const KIND_SIGNAL: u32 = 2;
+/// `Call::kind`: a patched call site was executed.
+pub(crate) const KIND_PATCHED: u16 = 1;
+/// `Call::kind`: the host delivered a signal.
+pub(crate) const KIND_SIGNAL: u16 = 2;
 
 /// Distance of the page with [`Constants`] from the code.
 pub(crate) const CONSTANTS: u64 = PAGE_SIZE;
@@ -96,11 +96,29 @@ pub(crate) const ANSWERS_MAX: usize = 512;
 /// How many different answers it can give: index 0 is for none.
 pub(crate) const ANSWER_VALUES: usize = 16;
 
+/// All of a plain system call and of its answer: one cache line, so that each costs one transfer from
+/// CPU to CPU.
+#[derive(Clone, Copy, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
+#[repr(C)]
+pub(crate) struct Call {
+    /// `STATE_*`. Written last, by both sides.
+    pub(crate) state: u32,
+    /// `ACTION_*`, of an answer.
+    pub(crate) action: u16,
+    /// `KIND_*`, of a request. The rest is for [`KIND_PATCHED`].
+    pub(crate) kind: u16,
+    /// The call's number; its result.
+    pub(crate) rax: u64,
+    /// Its arguments, in the order of the convention: rdi, rsi, rdx, r10, r8, r9.
+    pub(crate) args: [u64; 6],
+}
+
 /// The first page of a block, shared by guest and Sentry. Both write; the guest may write anything
 /// at any time.
 #[repr(C, align(64))]
 pub(crate) struct Control {
-    /// The guest's registers at its last request, and those it goes on with.
+    pub(crate) call: Call,
+    /// The guest's registers at its last request by a patched call site, and those it goes on with.
     pub(crate) regs: Registers,
     /// Where a patched call site goes on.
     pub(crate) tail: u64,
@@ -108,14 +126,12 @@ pub(crate) struct Control {
     pub(crate) frame: u64,
     /// Extended state to be loaded.
     pub(crate) xstate: u64,
-    pub(crate) state: u32,
-    pub(crate) action: u32,
-    pub(crate) kind: u32,
     pub(crate) signo: u32,
     /// How often the guest may look for the reply before it rings; 0 if the Sentry sleeps.
     pub(crate) patience: u32,
     /// For the action.
     pub(crate) argument: u32,
+    unused: u32,
     /// For the stub's own use.
     spare: u64,
     /// For each system call that the stub answers: the index in `answers`, else 0.
@@ -250,7 +266,7 @@ pub(crate) struct SignalContext {
     reserved: [u64; 8],
 }
 
-const _: () = assert!(offset_of!(Control, regs) == 0, "the code relies on it");
+const _: () = assert!(size_of::<Call>() == 64 && offset_of!(Control, call) == 0);
 
 global_asm!(
     ".pushsection .rodata.rsentry_doorbell, \"a\", @progbits",
@@ -478,7 +494,7 @@ global_asm!(
     "    je 42f",
     "    mov [r15 + {FRAME}], rsp",
     "    mov [r15 + {SIGNO}], edi",
-    "    mov dword ptr [r15 + {KIND}], {KIND_SIGNAL}",
+    "    mov word ptr [r15 + {KIND}], {KIND_SIGNAL}",
     "    jmp 50f",
     "42: mov edi, {RING_KICK}",
     "    mov rsi, rsp",
@@ -537,7 +553,7 @@ global_asm!(
     "    push r13",
     "    push r14",
     "    push r15",
-    "    mov r15, rsp",
+    "    lea r15, [rsp - {REGS}]",
     ".globl rsentry_doorbell_complete",
     ".hidden rsentry_doorbell_complete",
     "rsentry_doorbell_complete:",
@@ -554,11 +570,19 @@ global_asm!(
     "    popfq",
     "    mov rcx, [r15 + {RIP}]",
     "    mov rsp, [r15 + {RSP}]",
-    "    mov r15, [r15]",
+    "    mov r15, [r15 + {REGS}]",
     "    jmp qword ptr gs:[{TAIL}]",
     "46: rdfsbase rcx",
     "    mov [r15 + {REGS_FS_BASE}], rcx",
-    "    mov dword ptr [r15 + {KIND}], {KIND_PATCHED}",
+    // What most calls need, where the other side looks.
+    "    mov [r15 + {CALL_RAX}], rax",
+    "    mov [r15 + {CALL_ARGS}], rdi",
+    "    mov [r15 + {CALL_ARGS} + 8], rsi",
+    "    mov [r15 + {CALL_ARGS} + 2 * 8], rdx",
+    "    mov [r15 + {CALL_ARGS} + 3 * 8], r10",
+    "    mov [r15 + {CALL_ARGS} + 4 * 8], r8",
+    "    mov [r15 + {CALL_ARGS} + 5 * 8], r9",
+    "    mov word ptr [r15 + {KIND}], {KIND_PATCHED}",
 
     // ---- A request is ready in the block at r15. rsp stays as it is until the reply.
     ".globl rsentry_doorbell_ready",
@@ -592,7 +616,7 @@ global_asm!(
     "    jmp 99f",
 
     // ---- There is a reply.
-    "60: mov eax, [r15 + {ACTION}]",
+    "60: movzx eax, word ptr [r15 + {ACTION}]",
     "    test eax, eax",
     "    jz 66f",
     "    cmp eax, {ACTION_LOAD}",
@@ -644,7 +668,7 @@ global_asm!(
     "    popfq",
     "    mov rax, [r15 + {REGS_GS_BASE}]",
     "    wrgsbase rax",
-    "    mov rsp, r15",
+    "    lea rsp, [r15 + {REGS}]",
     "    pop r15",
     "    pop r14",
     "    pop r13",
@@ -675,9 +699,9 @@ global_asm!(
     "    mov rsi, [r15 + {RSI}]",
     "    mov rdx, [r15 + {RDX}]",
     "    mov rcx, [r15 + {RIP}]",
-    "    mov rax, [r15 + {RAX}]",
+    "    mov rax, [r15 + {CALL_RAX}]",
     "    mov rsp, [r15 + {RSP}]",
-    "    mov r15, [r15]",
+    "    mov r15, [r15 + {REGS}]",
     "    jmp qword ptr gs:[{TAIL}]",
 
     // ---- Back to what the signal in the frame at rsp interrupted.
@@ -798,7 +822,9 @@ global_asm!(
     EFLAGS = const offset_of!(Control, regs) + offset_of!(Registers, eflags),
     RSP = const offset_of!(Control, regs) + offset_of!(Registers, rsp),
     RIP = const offset_of!(Control, regs) + offset_of!(Registers, rip),
-    RAX = const offset_of!(Control, regs) + offset_of!(Registers, rax),
+    REGS = const offset_of!(Control, regs),
+    CALL_RAX = const offset_of!(Control, call.rax),
+    CALL_ARGS = const offset_of!(Control, call.args),
     RDI = const offset_of!(Control, regs) + offset_of!(Registers, rdi),
     RDX = const offset_of!(Control, regs) + offset_of!(Registers, rdx),
     RSI = const offset_of!(Control, regs) + offset_of!(Registers, rsi),
@@ -807,9 +833,9 @@ global_asm!(
     TAIL = const offset_of!(Control, tail),
     FRAME = const offset_of!(Control, frame),
     XSTATE = const offset_of!(Control, xstate),
-    STATE = const offset_of!(Control, state),
-    ACTION = const offset_of!(Control, action),
-    KIND = const offset_of!(Control, kind),
+    STATE = const offset_of!(Control, call.state),
+    ACTION = const offset_of!(Control, call.action),
+    KIND = const offset_of!(Control, call.kind),
     SIGNO = const offset_of!(Control, signo),
     SPARE = const offset_of!(Control, spare),
     PATIENCE = const offset_of!(Control, patience),

@@ -45,7 +45,7 @@ pub fn check(cur: &mut Current, args: [u64; 6]) -> Verdict {
 
 /// The number as Linux sees it: an `int`.
 fn number(cur: &Current) -> i32 {
-    cur.regs.orig_rax as i32
+    cur.call().0 as i32
 }
 
 fn strict(cur: &mut Current) -> Verdict {
@@ -61,7 +61,7 @@ fn strict(cur: &mut Current) -> Verdict {
 
 fn filtered(cur: &mut Current, filter: &std::sync::Arc<Filter>, args: [u64; 6]) -> Verdict {
     let nr = number(cur);
-    let data = Data { nr, arch: ARCH, instruction_pointer: cur.regs.rip, args };
+    let data = Data { nr, arch: ARCH, instruction_pointer: cur.regs().rip, args };
     let (value, by) = filter.run(&data);
     let action = Action::from_value(value & libc::SECCOMP_RET_ACTION_FULL);
     let low = value & libc::SECCOMP_RET_DATA;
@@ -74,9 +74,9 @@ fn filtered(cur: &mut Current, filter: &std::sync::Arc<Filter>, args: [u64; 6]) 
         }
         (Some(Action::Errno), _) => Verdict::Skip(-i64::from(low.min(MAX_ERRNO)) as u64),
         (Some(Action::Trap), _) => {
-            let info = SigInfo::seccomp(cur.regs.rip, nr, ARCH, low as i32);
+            let info = SigInfo::seccomp(cur.regs().rip, nr, ARCH, low as i32);
             // A handler sees the registers as they were before the call.
-            let before = Verdict::Skip(cur.regs.orig_rax);
+            let before = Verdict::Skip(cur.call().0);
             cur.task.force_signal(info);
             before
         }
@@ -109,7 +109,7 @@ fn kill(cur: &mut Current, action: Action) -> Verdict {
     } else {
         cur.group.begin_exit(libc::SIGSYS as u32);
     }
-    Verdict::Skip(cur.regs.orig_rax)
+    Verdict::Skip(cur.call().0)
 }
 
 /// Says in the log what a filter did (`seccomp_log`).

@@ -231,28 +231,28 @@ impl Current {
         if !std::mem::take(&mut self.in_syscall) {
             return;
         }
-        let result = self.regs.rax as i64;
+        let result = self.result() as i64;
         if !(-4095..0).contains(&result) {
             return;
         }
+        let call = self.call().0;
         let number = match (Errno::from_raw(-result as i32), handler) {
-            (Errno::ERESTARTNOINTR, _) => self.regs.orig_rax,
-            (Errno::ERESTARTSYS, Some(h)) if h.flags.contains(SaFlags::RESTART) => {
-                self.regs.orig_rax
-            }
-            (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND, None) => self.regs.orig_rax,
+            (Errno::ERESTARTNOINTR, _) => call,
+            (Errno::ERESTARTSYS, Some(h)) if h.flags.contains(SaFlags::RESTART) => call,
+            (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND, None) => call,
             (Errno::ERESTART_RESTARTBLOCK, None) => NR_RESTART_SYSCALL,
             (
                 Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTART_RESTARTBLOCK,
                 Some(_),
             ) => {
-                self.regs.rax = Errno::EINTR.as_return() as u64;
+                self.set_result(Errno::EINTR.as_return() as u64);
                 return;
             }
             _ => return,
         };
-        self.regs.rax = number;
-        self.regs.rip = self.regs.rip.wrapping_sub(SYSCALL_LEN);
+        self.set_result(number);
+        let regs = self.regs();
+        regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
     }
 
     /// Makes a frame and enters the handler (`handle_signal`). `EFAULT` if there is no room.
@@ -262,8 +262,9 @@ impl Current {
         if !action.flags.contains(SaFlags::RESTORER) {
             return Err(Errno::EFAULT);
         }
-        let at = frame::place(self.regs.rsp, action, &self.altstack, xstate_size)
-            .ok_or(Errno::EFAULT)?;
+        let mut regs = *self.regs();
+        let at =
+            frame::place(regs.rsp, action, &self.altstack, xstate_size).ok_or(Errno::EFAULT)?;
         let blocked = self.task.blocked();
         let mask = self.saved_mask.unwrap_or(blocked);
         let state = self.guest.xstate().map_err(|_| Errno::EFAULT)?;
@@ -272,14 +273,13 @@ impl Current {
         if self.mm.copy_out(at.fpstate, &image) != image.len() {
             return Err(Errno::EFAULT);
         }
-        let mut regs = self.regs;
         let entry = Entry { info, action, mask, stack: &self.altstack, trap: &self.trap };
         let built = frame::build(&mut regs, &entry, at);
         self.mm.write_obj::<RtSigFrame>(at.frame, &built)?;
         if self.guest.set_xstate(&initial).is_err() {
             return Err(Errno::EFAULT);
         }
-        self.regs = regs;
+        *self.regs() = regs;
         if self.altstack.flags & SS_AUTODISARM != 0 {
             self.altstack = AltStack::NONE;
         }
@@ -299,21 +299,21 @@ impl Current {
             self.task.force_signal(SigInfo::kernel(libc::SIGSEGV));
             return 0;
         }
-        self.regs.rax
+        self.result()
     }
 
     fn restore_frame(&mut self) -> Result<(), Errno> {
         // The handler's `ret` took the return address off.
-        let at = self.regs.rsp.wrapping_sub(8);
+        let mut regs = *self.regs();
+        let at = regs.rsp.wrapping_sub(8);
         let uc_at = at.wrapping_add(std::mem::offset_of!(RtSigFrame, uc) as u64);
         let uc: UContext = self.mm.read_obj(uc_at)?;
         self.set_blocked(uc.sigmask);
-        let mut regs = self.regs;
         if !frame::restore(&mut regs, &uc) {
             return Err(Errno::EFAULT);
         }
         self.restore_xstate(uc.mcontext.fpstate)?;
-        self.regs = regs;
+        *self.regs() = regs;
         // Errors in the stack are none of the frame's.
         let _ = self.set_altstack(&uc.stack, regs.rsp);
         let _ = self.take_restart();
@@ -338,8 +338,9 @@ impl Current {
     }
 
     /// The alternate stack as sigaltstack(2) tells it.
-    pub fn altstack(&self) -> frame::UserStack {
-        let status = self.altstack.status(self.regs.rsp);
+    pub fn altstack(&mut self) -> frame::UserStack {
+        let rsp = self.regs().rsp;
+        let status = self.altstack.status(rsp);
         let flags = status | self.altstack.flags & SS_AUTODISARM;
         frame::UserStack::new(self.altstack.sp, flags, self.altstack.size)
     }
