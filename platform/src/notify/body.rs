@@ -160,6 +160,11 @@ impl Body {
         Ok(())
     }
 
+    /// Its guest code may begin to run, or does not run any more.
+    pub(super) fn set_running(&mut self, runs: bool) {
+        self.spinner.set_running(runs);
+    }
+
     /// How often the guest may look for a reply before it rings.
     fn set_patience(&self, patience: u32) -> Result<(), Error> {
         self.block.swap(offset_of!(Control, patience), patience).map(drop)

@@ -64,7 +64,7 @@ pub(super) struct Spins {
     window: u64,
     /// How often a guest thread looks in a window.
     patience: u32,
-    /// Guest threads that may be running guest code.
+    /// Guest threads that may be running guest code, but for those of pairs that look.
     running: AtomicUsize,
     /// The pairs that look: when each was last seen to do something, 0 for none. Who is not seen for
     /// long is blocked, and its place is free.
@@ -123,16 +123,6 @@ impl Spins {
         })
     }
 
-    /// To be called when guest code may begin to run.
-    pub(super) fn enter(&self) {
-        self.running.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// To be called when guest code does not run any more.
-    pub(super) fn leave(&self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// What was counted.
     pub(super) fn counters(&self) -> Vec<(&'static str, u64)> {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -157,7 +147,8 @@ impl Spins {
         let seen = self.looking.iter().map(|place| place.load(Ordering::Relaxed));
         let looking = seen.filter(|&seen| self.is_awake(seen, now)).count();
         let running = self.running.load(Ordering::Relaxed) + self.spread.stayed();
-        running + looking + more <= self.cpus
+        // Both threads of each pair want one.
+        running + 2 * looking + more <= self.cpus
     }
 
     /// A place among those who look, if a CPU is to spare.
@@ -185,13 +176,6 @@ impl Spins {
         };
         self.contended.store(price, Ordering::Relaxed);
     }
-
-    /// The pair at `place` does something, or (0) looks no more.
-    fn seen(&self, place: usize, when: u64) {
-        if let Some(place) = self.looking.get(place) {
-            place.store(when, Ordering::Relaxed);
-        }
-    }
 }
 
 /// One pair's.
@@ -218,6 +202,10 @@ pub(super) struct Spinner {
     crowded: bool,
     /// How many earn looking.
     price: u32,
+    /// Guest code may be running, which needs a CPU.
+    runs: bool,
+    /// It is among [`Spins::running`].
+    counts: bool,
     /// When the last request came, and when it was answered.
     asked: u64,
     replied: u64,
@@ -238,6 +226,8 @@ impl Spinner {
             robbed: false,
             crowded: false,
             price: EARNED.0,
+            runs: false,
+            counts: false,
             asked: 0,
             replied: 0,
         }
@@ -246,6 +236,30 @@ impl Spinner {
     /// Whether the pair looks. If not, whoever waits sleeps.
     pub(super) fn is_looking(&self) -> bool {
         self.place.is_some()
+    }
+
+    /// Guest code may begin to run, or does not run any more. Who was brought to somebody's CPU needs
+    /// none of its own.
+    pub(super) fn set_running(&mut self, runs: bool) {
+        self.runs = runs && !place::is_brought();
+        self.count();
+    }
+
+    /// The pair does something, or (0) looks no more.
+    fn seen(&self, when: u64) {
+        if let Some(place) = self.place.and_then(|place| self.spins.looking.get(place)) {
+            place.store(when, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&mut self) {
+        let counts = self.runs && self.place.is_none();
+        match (self.counts, counts) {
+            (false, true) => drop(self.spins.running.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.spins.running.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        self.counts = counts;
     }
 
     /// The guest came to the Sentry, with a request or not.
@@ -260,10 +274,10 @@ impl Spinner {
         self.asked = now();
         let took = self.asked.wrapping_sub(self.replied);
         place::came(took <= self.spins.window);
-        if let Some(place) = self.place {
+        if self.is_looking() {
             self.hits = self.hits.saturating_add(1);
             self.add(self.windows(1) / SAVING);
-            self.spins.seen(place, self.asked);
+            self.seen(self.asked);
         } else {
             self.spins.rung.fetch_add(1, Ordering::Relaxed);
             self.streak = self.streak.saturating_add(1);
@@ -278,11 +292,10 @@ impl Spinner {
     /// A request of `guest` is about to be answered. If it sleeps until then, it is known where it wakes
     /// up, and the pair begins to look if it has earned to and a CPU is to spare.
     pub(super) fn replies(&mut self, guest: Tid, sleeps: bool) {
-        self.replied = now();
-        if let Some(place) = self.place {
-            self.spins.seen(place, self.replied);
+        if self.is_looking() {
             return;
         }
+        self.replied = now();
         self.weigh(self.replied.wrapping_sub(self.asked));
         if place::has_slept() && load::is_full(self.replied) {
             self.held = HELD;
@@ -322,6 +335,7 @@ impl Spinner {
     /// Whether the pair goes on looking though the guest went to sleep while it waited: the answer
     /// came late, but not by much; or by more, and it was worth it so far.
     pub(super) fn forgives(&mut self) -> bool {
+        self.replied = now();
         let took = self.replied.wrapping_sub(self.asked);
         if took < self.spins.window * PATIENT {
             return true;
@@ -346,6 +360,7 @@ impl Spinner {
         if self.place.is_none() {
             return;
         }
+        self.count();
         self.here = affinity::here();
         if let Some(there) = self.spins.spread.beside(self.here) {
             self.bound = [guest, sys::gettid()];
@@ -358,7 +373,8 @@ impl Spinner {
 
     /// Looks for what `come` finds. False if it did not come in time.
     pub(super) fn look<E>(&mut self, mut come: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
-        let mut start = now();
+        self.replied = now();
+        let mut start = self.replied;
         let window = self.spins.window * if self.hits == 0 { WAKING } else { PATIENT };
         loop {
             for _ in 0..16 {
@@ -373,7 +389,9 @@ impl Spinner {
                 std::thread::yield_now();
                 start = start.wrapping_add(now().wrapping_sub(before));
             }
-            let looked = now().wrapping_sub(start);
+            let now = now();
+            self.seen(now);
+            let looked = now.wrapping_sub(start);
             // Nobody else may need the CPU more.
             let has_room = self.spins.has_room(0);
             if looked > window || !has_room {
@@ -389,8 +407,12 @@ impl Spinner {
 
     /// Ends looking.
     pub(super) fn stop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        self.spins.seen(place, 0);
+        if self.place.is_none() {
+            return;
+        }
+        self.seen(0);
+        self.place = None;
+        self.count();
         self.seat.leave();
         for tid in std::mem::take(&mut self.bound).into_iter().filter(|&tid| tid != 0) {
             affinity::run_anywhere(tid);
@@ -416,5 +438,6 @@ impl Spinner {
 impl Drop for Spinner {
     fn drop(&mut self) {
         self.stop();
+        self.set_running(false);
     }
 }

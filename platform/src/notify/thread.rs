@@ -9,7 +9,6 @@ use crate::arch::doorbell::{self as code, Control, Frame, Held, XSAVE_AREA, Zone
 use crate::arch::filter::AUDIT_ARCH_X86_64;
 use crate::arch::stub::{USER_CS, USER_SS};
 use crate::arch::trap;
-use crate::place;
 use crate::stub::kick::Kick;
 use crate::stub::sys::Tid;
 use crate::{Clocks, Error, Exception, Fault, GuestThread, Kicker, Prot, Registers, Trap};
@@ -152,6 +151,7 @@ impl Thread {
 
     /// Lets guest code run until it stops for a reason that concerns the Sentry.
     fn run_guest(&mut self, regs: &mut Registers) -> Result<Trap, Error> {
+        self.body()?.set_running(true);
         self.resume(regs)?;
         loop {
             let trap = match self.body()?.wait()? {
@@ -572,14 +572,9 @@ impl GuestThread for Thread {
             self.kick.stop();
             return Ok(Trap::Exception(trap::wild_jump()));
         }
-        // Who was brought to somebody's CPU needs none of its own.
-        let spins = (!place::is_brought()).then(|| self.space.shared().spins.clone());
-        if let Some(spins) = &spins {
-            spins.enter();
-        }
         let result = self.run_guest(regs);
-        if let Some(spins) = &spins {
-            spins.leave();
+        if let Some(body) = &mut self.body {
+            body.set_running(false);
         }
         self.kick.stop();
         result.inspect_err(|_| self.space.give_up())
