@@ -1,14 +1,16 @@
-//! Whether the host has a CPU to spare.
+//! Whether others want all of the host's CPUs.
 //!
 //! The Sentry cannot see other processes; `/proc/loadavg` says how many threads of the whole host can
-//! run at this moment. It is looked at from time to time only, and no single look decides.
+//! run at this moment. Those of this sandbox are taken off, as far as they are known. It is looked at from
+//! time to time only, and no single look decides.
 //!
 //! See proc_loadavg(5).
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::stub::affinity;
 
@@ -19,6 +21,18 @@ const FULL: u32 = 4;
 const FULL_MAX: u32 = 8;
 
 static HOST: OnceLock<HostLoad> = OnceLock::new();
+
+/// Threads of this sandbox that want a CPU: guests' that run, and both of each pair that
+/// [looks](crate::notify).
+static OURS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many of these a pair that looks is.
+const PAIR: usize = 2;
+
+thread_local! {
+    /// The thread is one of a pair that looks.
+    static LOOKS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Tells how many threads can run, and how many CPUs there are for them.
 #[derive(Debug)]
@@ -74,15 +88,17 @@ impl HostLoad {
         runnable(bytes.get(..usize::try_from(len).ok()?)?)
     }
 
-    fn is_full(&self, now: u64) -> bool {
+    /// Whether others than `ours` want all CPUs.
+    fn is_full(&self, ours: usize, now: u64) -> bool {
         let looked = self.looked.load(Ordering::Relaxed);
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
         if now.wrapping_sub(looked) > INTERVAL
             && self.looked.compare_exchange(looked, now, set, get).is_ok()
         {
             let full = self.full.load(Ordering::Relaxed);
-            let more = self.runnable().is_some_and(|runnable| runnable > self.cpus);
-            let full = if more { (full + 1).min(FULL_MAX) } else { full.saturating_sub(1) };
+            let others = self.runnable().map_or(0, |runnable| runnable.saturating_sub(ours));
+            let full =
+                if others >= self.cpus { (full + 1).min(FULL_MAX) } else { full.saturating_sub(1) };
             self.full.store(full, Ordering::Relaxed);
         }
         self.full.load(Ordering::Relaxed) >= FULL
@@ -101,10 +117,38 @@ fn runnable(loadavg: &[u8]) -> Option<usize> {
     word.split_once('/')?.0.parse().ok()
 }
 
-/// Whether more threads than the host has CPUs could run of late, at `now` (in processor cycles). False
-/// if nobody knows.
+/// Whether others than this sandbox want all of the host's CPUs, of late, at `now` (in processor cycles).
+/// False if nobody knows.
 pub(crate) fn is_full(now: u64) -> bool {
-    HOST.get().is_some_and(|host| host.is_full(now))
+    HOST.get().is_some_and(|host| {
+        let caller = usize::from(!LOOKS.get());
+        host.is_full(OURS.load(Ordering::Relaxed).saturating_add(caller), now)
+    })
+}
+
+/// A guest begins, or ends, to run guest code. Not one of a pair that looks.
+pub(crate) fn set_running(runs: bool) {
+    count(1, runs);
+}
+
+/// The caller and its guest thread begin, or end, to look for each other's messages.
+pub(crate) fn set_looking(looks: bool) {
+    count(PAIR, looks);
+    LOOKS.set(looks);
+}
+
+/// The caller is about to sleep, or woke up: its guest waits as well.
+pub(crate) fn set_asleep(asleep: bool) {
+    if LOOKS.get() {
+        count(PAIR, !asleep);
+    }
+}
+
+fn count(threads: usize, more: bool) {
+    match more {
+        true => OURS.fetch_add(threads, Ordering::Relaxed),
+        false => OURS.fetch_sub(threads, Ordering::Relaxed),
+    };
 }
 
 #[cfg(test)]
@@ -136,7 +180,7 @@ mod tests {
         let mut at = 0;
         let mut look = || {
             at += INTERVAL + 1;
-            host.is_full(at)
+            host.is_full(1, at)
         };
         say(3);
         assert!((1..FULL).all(|_| !look()));
@@ -149,6 +193,13 @@ mod tests {
         say(3);
         assert!(look());
         say(1);
-        assert!(host.is_full(at) && host.is_full(at + 1));
+        assert!(host.is_full(1, at) && host.is_full(1, at + 1));
+        // Who is ours is not somebody else.
+        say(5);
+        assert!(
+            (0..2 * FULL_MAX)
+                .map(|i| host.is_full(4, at + u64::from(i) * 2 * INTERVAL))
+                .any(|full| !full)
+        );
     }
 }

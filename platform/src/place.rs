@@ -171,6 +171,7 @@ impl Place {
             return;
         }
         HAS_SLEPT.set(true);
+        load::set_asleep(true);
         self.loosen();
         let now = now();
         if let Some(awake) = UP.get().checked_sub(1).map(|up| now.saturating_sub(up)) {
@@ -218,6 +219,7 @@ impl Place {
         if !self.is_settled() {
             return;
         }
+        load::set_asleep(false);
         let woke = now();
         UP.set(woke);
         let told = self.told.swap(0, Ordering::Acquire);

@@ -254,10 +254,12 @@ impl Spinner {
 
     fn count(&mut self) {
         let counts = self.runs && self.place.is_none();
-        match (self.counts, counts) {
-            (false, true) => drop(self.spins.running.fetch_add(1, Ordering::Relaxed)),
-            (true, false) => drop(self.spins.running.fetch_sub(1, Ordering::Relaxed)),
-            _ => {}
+        if self.counts != counts {
+            match counts {
+                true => self.spins.running.fetch_add(1, Ordering::Relaxed),
+                false => self.spins.running.fetch_sub(1, Ordering::Relaxed),
+            };
+            load::set_running(counts);
         }
         self.counts = counts;
     }
@@ -297,14 +299,16 @@ impl Spinner {
         }
         self.replied = now();
         self.weigh(self.replied.wrapping_sub(self.asked));
-        if place::has_slept() && load::is_full(self.replied) {
+        let (has_slept, is_full) = (place::has_slept(), load::is_full(self.replied));
+        if has_slept && is_full {
             self.held = HELD;
         }
         if !sleeps {
             return;
         }
         // Who was let in somewhere for a moment does not stay to look.
-        let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed));
+        let contended = if is_full { CONTENDED.0 } else { 0 };
+        let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed)).max(contended);
         if self.streak >= earned && self.held == 0 && !place::is_brought() {
             self.start(guest);
         }
@@ -361,6 +365,7 @@ impl Spinner {
             return;
         }
         self.count();
+        load::set_looking(true);
         self.here = affinity::here();
         if let Some(there) = self.spins.spread.beside(self.here) {
             self.bound = [guest, sys::gettid()];
@@ -412,6 +417,7 @@ impl Spinner {
         }
         self.seen(0);
         self.place = None;
+        load::set_looking(false);
         self.count();
         self.seat.leave();
         for tid in std::mem::take(&mut self.bound).into_iter().filter(|&tid| tid != 0) {
