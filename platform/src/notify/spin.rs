@@ -28,7 +28,8 @@ use crate::stub::sys::{self, Tid};
 const WINDOW: Duration = Duration::from_micros(20);
 /// Quick requests that earn it: at first, at least, at most.
 const EARNED: (u32, u32, u32) = (48, 16, 1 << 12);
-/// Quick requests that earn it at least, and at most, once the host took the CPU away from who looked.
+/// Quick requests that earn it at least where others want all CPUs, and once the host took one away from
+/// who looked; and at most.
 const CONTENDED: (u32, u32) = (512, 1 << 14);
 /// Windows that a successful pair may look in vain: neither a tick of the host's nor a question to
 /// the gofer is its end.
@@ -299,17 +300,16 @@ impl Spinner {
         }
         self.replied = now();
         self.weigh(self.replied.wrapping_sub(self.asked));
-        let (has_slept, is_full) = (place::has_slept(), load::is_full(self.replied));
-        if has_slept && is_full {
+        if place::has_slept() && load::is_full(self.replied) {
             self.held = HELD;
         }
         if !sleeps {
             return;
         }
         // Who was let in somewhere for a moment does not stay to look.
-        let contended = if is_full { CONTENDED.0 } else { 0 };
-        let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed)).max(contended);
-        if self.streak >= earned && self.held == 0 && !place::is_brought() {
+        let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed));
+        let may = self.streak >= earned && self.held == 0 && !place::is_brought();
+        if may && (self.streak >= CONTENDED.0 || !load::is_full(self.replied)) {
             self.start(guest);
         }
         if !self.is_looking() {

@@ -217,10 +217,10 @@ impl Thread {
     /// Completes the registers of a call of which only the call itself is known.
     fn fill_in(&mut self, regs: &mut Registers) -> Result<(), Error> {
         if self.partial {
-            self.partial = false;
             let Registers { orig_rax, rax, rdi, rsi, rdx, r10, r8, r9, .. } = self.regs;
             let all = call_registers(self.body()?.block().registers()?);
             self.regs = Registers { orig_rax, rax, rdi, rsi, rdx, r10, r8, r9, ..all };
+            self.partial = false;
             *regs = Registers { rax: regs.rax, ..self.regs };
         }
         Ok(())

@@ -131,7 +131,6 @@ pub(crate) struct Control {
     pub(crate) patience: u32,
     /// For the action.
     pub(crate) argument: u32,
-    unused: u32,
     /// For the stub's own use.
     spare: u64,
     /// For each system call that the stub answers: the index in `answers`, else 0.
