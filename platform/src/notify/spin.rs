@@ -300,7 +300,9 @@ impl Spinner {
         }
         self.replied = now();
         self.weigh(self.replied.wrapping_sub(self.asked));
-        if place::has_slept() && load::is_full(self.replied) {
+        // At each answer, for it takes several looks to know.
+        let is_full = load::is_full(self.replied);
+        if place::has_slept() && is_full {
             self.held = HELD;
         }
         if !sleeps {
@@ -308,8 +310,8 @@ impl Spinner {
         }
         // Who was let in somewhere for a moment does not stay to look.
         let earned = self.price.max(self.spins.contended.load(Ordering::Relaxed));
-        let may = self.streak >= earned && self.held == 0 && !place::is_brought();
-        if may && (self.streak >= CONTENDED.0 || !load::is_full(self.replied)) {
+        let earned = if is_full { earned.max(CONTENDED.0) } else { earned };
+        if self.streak >= earned && self.held == 0 && !place::is_brought() {
             self.start(guest);
         }
         if !self.is_looking() {
